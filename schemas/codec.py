@@ -1,0 +1,119 @@
+"""MessagePack bytes <-> typed records, with the version header and the guard of the trust boundary.
+
+Every message carries the header `schema: <record>/<major>.<minor>`. A minor adds fields with defaults; a major is
+another topic or a migration. On internal records unknown fields are an error when the writer's minor is ours or
+lower (somebody wrote a field that this version does not have) and ignored above it; on public ones they are always
+ignored.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, TypeVar, cast
+
+import msgpack
+import msgspec
+
+SCHEMA_HEADER = "schema"
+
+ENVELOPE_LIMIT_BYTES = 1024 * 1024
+"""Largest message accepted at the trust boundary; an agent keeps its envelopes below half of it."""
+
+
+class RecordError(ValueError):
+    """These bytes are not a record of this type; the text names the record, the field and what is wrong."""
+
+
+class NewerMajorError(RecordError):
+    """Written by a major version that this process does not know: it must not guess, it stops."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchemaVersion:
+    """Name and version of a record, as they stand in the `schema` header."""
+
+    record: str
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.record}/{self.major}.{self.minor}"
+
+    @classmethod
+    def parse(cls, header: bytes | str) -> "SchemaVersion":
+        """Read a header such as `VmChange/1.0`; raises RecordError."""
+        text = header.decode("ascii", "replace") if isinstance(header, bytes) else header
+        record, slash, version = text.partition("/")
+        major, dot, minor = version.partition(".")
+        if not (record and slash and dot and major.isdecimal() and minor.isdecimal()):
+            raise RecordError(f"schema header {text[:80]!r} is not <record>/<major>.<minor>")
+        return cls(record=record, major=int(major), minor=int(minor))
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything that travels; subclasses say their version and whether others may read them."""
+
+    SCHEMA: ClassVar[SchemaVersion]
+    PUBLIC: ClassVar[bool] = False
+
+
+R = TypeVar("R", bound=Record)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """MessagePack bytes of a record; equal records give equal bytes."""
+    return _encoder.encode(record)
+
+
+@cache
+def header_of(kind: type[Record]) -> bytes:
+    """Value of the `schema` header for this record type."""
+    return str(kind.SCHEMA).encode("ascii")
+
+
+@cache
+def _decoder(kind: type[Record]) -> msgspec.msgpack.Decoder[Record]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def decode(kind: type[R], data: bytes, header: bytes | str | None) -> R:
+    """Typed record of these bytes.
+
+    Raises NewerMajorError for another major, RecordError for another record, a missing header or a bad field.
+    """
+    if header is None:
+        raise RecordError(f"{kind.__name__}: the message has no `schema` header")
+    if header != header_of(kind):
+        _check_version(kind, SchemaVersion.parse(header))
+    try:
+        return cast(R, _decoder(kind).decode(data))
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as problem:
+        raise RecordError(f"{kind.__name__}: {problem}") from problem
+
+
+def _check_version(kind: type[Record], found: SchemaVersion) -> None:
+    ours = kind.SCHEMA
+    if found.record != ours.record:
+        raise RecordError(f"expected a {ours.record}, the header says {found.record}")
+    if found.major != ours.major:
+        raise NewerMajorError(f"{found} was written by another major version; this process knows {ours}")
+
+
+def guard(data: bytes, limit_bytes: int = ENVELOPE_LIMIT_BYTES) -> None:
+    """Refuse bytes of an untrusted writer before anything is allocated for them.
+
+    Walks the MessagePack structure without building it: a length that the bytes do not back, a trailing byte, an
+    extension type's nesting or a size above the limit raises RecordError. What passes can not make the typed
+    decoder allocate more than a small multiple of `limit_bytes`.
+    """
+    if len(data) > limit_bytes:
+        raise RecordError(f"message of {len(data)} bytes is above the limit of {limit_bytes}")
+    unpacker = msgpack.Unpacker(max_buffer_size=limit_bytes)
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except (msgpack.OutOfData, msgpack.StackError, msgpack.FormatError, ValueError) as problem:
+        raise RecordError(f"not one whole MessagePack value: {problem or type(problem).__name__}") from problem
+    if unpacker.tell() != len(data):
+        raise RecordError(f"{len(data) - unpacker.tell()} bytes follow the record")

@@ -1,0 +1,66 @@
+"""The normal form of a facet: what is compared, whoever reported it and in whatever order.
+
+Two facets are the same when their normal forms have the same fingerprint. Fields marked `Noted` take no part, lists
+that are sets are sorted, NUL is stripped from text (rules D1, D6).
+"""
+
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+import xxhash
+
+from schemas.ownership import Owner, fields_of
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_SORT_KEYS = {"devices": "alias", "jobs": "id", "cells": "id", "pinning": "vcpu", "nics": "mac"}
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@cache
+def _noted(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Noted fields of a facet with the value they have in the fingerprint."""
+    return {name: None for name, owner in fields_of(kind).items() if owner is Owner.NOTED}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "") if "\0" in value else value
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {_clean(key): _clean(value[key]) for key in sorted(value)}
+    if isinstance(value, msgspec.Struct):
+        return normalise(value)
+    return value
+
+
+def normalise(facet: S) -> S:
+    """The same facet with sets sorted and text cleaned; normalising twice changes nothing."""
+    changes: dict[str, Any] = {}
+    for name in facet.__struct_fields__:
+        value = getattr(facet, name)
+        if isinstance(value, str | list | dict | msgspec.Struct):
+            clean = _clean(value)
+            if isinstance(clean, list):
+                clean = _sorted_set(name, clean)
+            if clean != value:
+                changes[name] = clean
+    return msgspec.structs.replace(facet, **changes) if changes else facet
+
+
+def _sorted_set(name: str, items: list[Any]) -> list[Any]:
+    key = _SORT_KEYS.get(name)
+    if key is not None:
+        return sorted(items, key=lambda item: (str(getattr(item, key)), _encode(item)))
+    if items and all(isinstance(item, str) for item in items):
+        return sorted(items)
+    return items
+
+
+def fingerprint(facet: msgspec.Struct) -> bytes:
+    """16 bytes that are equal exactly when two facets of one kind have equal normal forms."""
+    normal = normalise(facet)
+    noted = _noted(type(facet))
+    return xxhash.xxh3_128_digest(_encode(msgspec.structs.replace(normal, **noted) if noted else normal))

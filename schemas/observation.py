@@ -1,0 +1,94 @@
+"""ObservationBatch: evidence on its way from the hosts stage to the vms stage (`vm.observations`, internal).
+
+One message holds what one hosts partition has to say to one vms partition: its clock reading and, per input record,
+VMs, inventory and host observations, in that order. Arrays on the wire; ids are 16 raw bytes.
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+import msgspec
+
+from schemas.codec import Record, SchemaVersion
+from schemas.ids import AgentEpoch, BootId, HostId, VmId
+from schemas.status import GoneReason
+
+
+class HostEvent(IntEnum):
+    """What the hosts stage says of a host to every vms partition."""
+
+    SILENT = 1
+    """Nothing heard for the grace: unknown/host_silent (or agent_stopped after a farewell)."""
+    STOPPED = 2
+    BACK = 3
+    """First admitted report after silence; VMs are not yet confirmed."""
+    DEGRADED = 4
+    """Agent alive, its source is not, for more than 60 ticks."""
+    RECOVERED = 5
+    """The source is reachable again."""
+    CONFIRMED = 6
+    """Same epoch and matching digest, or a complete snapshot: what this host said may be believed."""
+    NEW_BOOT = 7
+    """First report of another boot: nothing of the old boot runs any more; judged at CONFIRMED (rule S3)."""
+    CONFLICT = 8
+    """Two agents speak for this host (rule H3)."""
+    CONFLICT_ENDED = 9
+    NEW_EPOCH = 10
+    """Another agent process: what it said before is unconfirmed until CONFIRMED, but stays known."""
+
+
+class HostObservation(msgspec.Struct, frozen=True, array_like=True):
+    """One statement about the host itself."""
+
+    event: HostEvent
+    mass: bool = False
+
+
+class VmObservation(msgspec.Struct, frozen=True, array_like=True):
+    """One statement about one VM: changed facets whole, or why it is gone from the host's list."""
+
+    vm_id: VmId
+    facets: dict[str, bytes] = {}
+    gone: GoneReason | None = None
+
+
+class ReportObservations(msgspec.Struct, frozen=True, array_like=True):
+    """All that one input record of `host.reports` means for one vms partition.
+
+    For an observation whose evidence is a tick (silence), `offset`, `appended_at` and `seq` are the tick's, boot and
+    epoch the last known ones.
+    """
+
+    offset: int
+    """Position in host.reports (with the batch's `source` partition and `log`)."""
+    appended_at: int
+    """Log-append time of the input record, whole microseconds in ns."""
+    observed_at: int
+    """The agent's wall clock; shown, never compared."""
+    host_id: HostId
+    boot_id: BootId
+    agent_epoch: AgentEpoch
+    seq: int
+    vms: list[VmObservation] = []
+    inventory: list[VmId] | None = None
+    """This partition's share of a snapshot's complete inventory (may be empty)."""
+    host: list[HostObservation] = []
+    force: bool = False
+    """Part of a snapshot asked with force: repeats may repair."""
+
+
+class ObservationBatch(Record, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """Clock reading and evidence of one hosts partition; `reports` may be empty (the clock alone)."""
+
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="ObservationBatch", major=1, minor=0)
+
+    source: int
+    """Partition of host.reports."""
+    log: int
+    """Generation of the host.reports topic, raised when it was re-created."""
+    tick: int
+    """Number of the newest tick that counted when this batch was sealed."""
+    tick_at: int
+    """Its log-append time, ns."""
+    rules_version: int
+    reports: list[ReportObservations] = []
