@@ -1,4 +1,4 @@
-"""What every process needs and no stage should write twice: settings, logging, errors, lifecycle, Kafka, metrics.
+"""What every process needs: settings, logging, errors, lifecycle, Kafka clients, topics, metrics, health.
 
 Imports nothing of ours, so that every other part may import it.
 """

@@ -2,7 +2,7 @@
 
     DeltavisorError                 70
     ├── ConfigError                 64  exit before the first message; a restart will not help
-    ├── InvalidRecord               77  dead-letter that record, under a limit beyond which to stop (TooManyBad)
+    ├── InvalidRecord               77  dead-letter that record, under a limit (TooManyBad)
     ├── TransientError              69  pause, back off with jitter and a cap, try the same again
     │   └── NeighbourUnreachable    69  a server does not answer: try again until the deadline, then exit
     ├── PartialWrite                70  some of a batch was written: go on with the rejected indices alone
@@ -19,6 +19,8 @@ A message says what is wrong, where, and what to do, in this order of reading: `
 Library errors are classified by code (SQLSTATE, Kafka error code), never by their text, and always chained.
 """
 
+# ruff: noqa: N818 (the names say what happened or what to do; "Error" would add nothing)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """What a process of ours ends with. Supervisors restart on 69 to 73, and stop for a human on 64 and 74 to 77."""
+    """What a process of ours ends with. Supervisors restart on 69 to 73; 64 and 74 to 77 wait for a human."""
 
     OK = 0
     """Asked to stop, and stopped in order."""
@@ -65,8 +67,8 @@ class ExitCode(IntEnum):
 class DeltavisorError(Exception):
     """Everything we raise on purpose.
 
-    ``what`` is one clause without a full stop, ``where`` names the file, topic, table or address, ``advice`` says what
-    the reader can do about it. None of them may hold a secret or a payload: they are logged as they are.
+    ``what`` is one clause without a full stop, ``where`` names the file, topic, table or address, ``advice``
+    says what the reader can do about it. None of them may hold a secret or a payload: they are logged as is.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
@@ -111,7 +113,8 @@ class InvalidRecord(DeltavisorError):
 class TransientError(DeltavisorError):
     """The same request may succeed later: pause the partition, wait, try again.
 
-    ``retry_after_seconds`` is what the neighbour asked for; None when it said nothing and the caller's back-off decides.
+    ``retry_after_seconds`` is what the neighbour asked for; None when it said nothing and the caller's
+    back-off decides.
     """
 
     exit_code = ExitCode.UNREACHABLE
@@ -129,22 +132,20 @@ class TransientError(DeltavisorError):
 
 
 class NeighbourUnreachable(TransientError):
-    """A server does not answer at all. ``where`` is its kind and address, such as ``Kafka at 127.0.0.1:9092``."""
+    """A server does not answer. ``where`` is its kind and address, such as ``Kafka at 127.0.0.1:9092``."""
 
 
 class PartialWrite(DeltavisorError):
-    """Part of a batch was written. Both are indices into that batch, ascending, and together all of it: never a guess."""
+    """Part of a batch was written. Both are ascending indices into that batch, together all of it."""
 
     def __init__(self, accepted: Sequence[int], rejected: Sequence[int], *, where: str | None = None) -> None:
-        super().__init__(
-            f"{len(rejected)} of {len(accepted) + len(rejected)} records were rejected", where=where
-        )
+        super().__init__(f"{len(rejected)} of {len(accepted) + len(rejected)} records were rejected", where=where)
         self.accepted = tuple(accepted)
         self.rejected = tuple(rejected)
 
 
 class FatalError(DeltavisorError):
-    """Stop now and commit nothing: what was done since the last commit will be done again after the restart."""
+    """Stop now and commit nothing: what was done since the last commit is done again after the restart."""
 
 
 class SelfFenced(FatalError):
@@ -184,6 +185,6 @@ class DatabaseRefused(FatalError):
 
 
 class TooManyBad(FatalError):
-    """The limit of bad records was passed. Going on would dead-letter a stream that is wrong at its source."""
+    """The limit of bad records was passed: the stream is wrong at its source, so stop and say so."""
 
     exit_code = ExitCode.TOO_MANY_BAD
