@@ -67,12 +67,24 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     seq: int | None
 
 
+CLEARED = msgspec.Raw(b"\xc0")
+"""`after` of a facet that the VM no longer has: MessagePack nil."""
+
+
 class FacetChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One changed facet: `after` whole (None: cleared), `before` only the changed fields (None: was absent)."""
+    """One changed facet: `after` whole (`CLEARED` when gone), `before` only the changed fields (None: was absent).
+
+    `after` is the canonical facet map itself, not bytes in bytes: any reader decodes it with the message.
+    """
 
     before: dict[str, Any] | None
-    after: msgspec.Raw | None
+    after: msgspec.Raw
     changed: list[str]
+
+    @property
+    def cleared(self) -> bool:
+        """True when the VM no longer has this facet."""
+        return bytes(self.after) == bytes(CLEARED)
 
 
 class DecodedFacetChange(msgspec.Struct, frozen=True, kw_only=True):
