@@ -84,20 +84,32 @@ def decode(kind: type[R], data: bytes, header: bytes | str | None) -> R:
     """
     if header is None:
         raise RecordError(f"{kind.__name__}: the message has no `schema` header")
-    if header != header_of(kind):
-        _check_version(kind, SchemaVersion.parse(header))
     try:
-        return cast(R, _decoder(kind).decode(data))
+        if header == header_of(kind) or not _is_newer(kind, SchemaVersion.parse(header)):
+            return cast(R, _decoder(kind).decode(data))
+        return msgspec.convert(_known_fields(kind, msgspec.msgpack.decode(data)), kind)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as problem:
         raise RecordError(f"{kind.__name__}: {problem}") from problem
 
 
-def _check_version(kind: type[Record], found: SchemaVersion) -> None:
+def _known_fields(kind: type[Record], message: object) -> object:
+    """What a later minor wrote, less the top-level fields that this version does not know."""
+    names = kind.__struct_encode_fields__
+    if isinstance(message, list):
+        return message[: len(names)]
+    if isinstance(message, dict):
+        return {name: value for name, value in message.items() if name in names}
+    return message
+
+
+def _is_newer(kind: type[Record], found: SchemaVersion) -> bool:
+    """True for a later minor of the same record; raises for another record or major."""
     ours = kind.SCHEMA
     if found.record != ours.record:
         raise RecordError(f"expected a {ours.record}, the header says {found.record}")
     if found.major != ours.major:
         raise NewerMajorError(f"{found} was written by another major version; this process knows {ours}")
+    return found.minor > ours.minor
 
 
 def guard(data: bytes, limit_bytes: int = ENVELOPE_LIMIT_BYTES) -> None:

@@ -102,6 +102,7 @@ def test_every_module_says_what_it_is() -> None:
         str(path.relative_to(ROOT))
         for package in ("schemas", "producers", "streams", "sinks", "infra")
         for path in modules_below(package)
-        if path.read_text(encoding="utf-8").strip() and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert missing == []
