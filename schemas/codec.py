@@ -85,7 +85,8 @@ def decode(kind: type[R], data: bytes, header: bytes | str | None) -> R:
     if header is None:
         raise RecordError(f"{kind.__name__}: the message has no `schema` header")
     try:
-        if header == header_of(kind) or not _is_newer(kind, SchemaVersion.parse(header)):
+        later = header != header_of(kind) and _is_newer(kind, SchemaVersion.parse(header))
+        if not (later and kind.__struct_config__.forbid_unknown_fields):
             return cast(R, _decoder(kind).decode(data))
         return msgspec.convert(_known_fields(kind, msgspec.msgpack.decode(data)), kind)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as problem:
