@@ -19,8 +19,6 @@ A message says what is wrong, where, and what to do, in this order of reading: `
 Library errors are classified by code (SQLSTATE, Kafka error code), never by their text, and always chained.
 """
 
-# ruff: noqa: N818 (the names say what happened or what to do; "Error" would add nothing)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

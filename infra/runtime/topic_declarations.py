@@ -1,4 +1,4 @@
-"""What a topic has to be: declared in ``infra/kafka/topics.toml``, compared with what a broker has. Pure but for one read.
+"""What a topic has to be, as ``infra/kafka/topics.toml`` declares it, and the comparison with what a broker has.
 
 The declarations are the same for every fleet; prefix, partition count and replication are settings.
 """
