@@ -1,0 +1,1 @@
+"""Runs the parts of the line as processes of one terminal: `deltavisor up` and the demo."""
