@@ -20,7 +20,11 @@ from infra.runtime.settings import KafkaSettings
 KafkaConfig = dict[str, Any]
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""The largest record any of our topics takes; librdkafka's default of 1 MB would refuse it."""
+"""The largest batch any of our topics takes; librdkafka's default of 1 MB would refuse it."""
+MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 65_536
+"""The largest record a producer accepts, so that its batch, header included, stays within the topic's limit.
+
+A larger one fails in ``produce``, before anything of it was sent."""
 
 _logger = logging.getLogger("confluent_kafka")
 
@@ -79,7 +83,7 @@ def producer_config(settings: KafkaSettings, **tuning: Any) -> KafkaConfig:
     defaults: KafkaConfig = {
         "compression.type": "lz4",
         "linger.ms": 5,
-        "message.max.bytes": MAX_MESSAGE_BYTES,
+        "message.max.bytes": MAX_RECORD_BYTES,
     }
     return _merged(client_config(settings) | defaults, _FIXED_PRODUCER, tuning)
 
@@ -127,6 +131,7 @@ def wait_for_kafka(settings: KafkaSettings, *, timeout_seconds: float = 5.0) -> 
     try:
         admin.list_topics(timeout=timeout_seconds)
     except confluent_kafka.KafkaException as error:
+        admin.poll(0)  # hands what went wrong meanwhile to error_cb
         raise unreachable(settings, error, reasons) from error
 
 

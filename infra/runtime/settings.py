@@ -43,7 +43,20 @@ __all__ = [
 
 SHARED_TABLES = frozenset({"kafka", "topics", "log"})
 COMPONENTS = frozenset(
-    {"agent", "simulator", "libvirt", "hosts", "vms", "storage", "replay", "postgres", "timeseries", "stack", "demo"}
+    {
+        "agent",
+        "simulator",
+        "libvirt",
+        "hosts",
+        "vms",
+        "storage",
+        "replay",
+        "postgres",
+        "timeseries",
+        "stack",
+        "demo",
+        "cli",
+    }
 )
 """The tables a settings file may have. A program reads its own and the shared ones, but a typing error in any
 table name is found by every program."""

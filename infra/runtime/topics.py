@@ -304,6 +304,7 @@ class TopicAdmin:
         try:
             self._admin.list_topics(timeout=_PROBE_SECONDS)
         except confluent_kafka.KafkaException as error:
+            self._admin.poll(0)  # hands what went wrong meanwhile to error_cb
             raise unreachable(self._kafka, error, list(self._reasons)) from error
 
     def _failed(self, error: confluent_kafka.KafkaException, topic: str | None = None) -> DeltavisorError:
