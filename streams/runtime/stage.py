@@ -8,7 +8,7 @@ Order of commits for a sealed batch k: outputs(k) delivered, then rows(k) delive
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Input(NamedTuple):
@@ -54,14 +54,23 @@ class Batch(NamedTuple):
 
     outputs: list[Output]
     rows: list[Row]
-    """Details first, heads after them, the partition's own row (with `applied`) last; one row per key."""
+    """Details first, heads after them, the partition's own row (with `applied`) last; one row per key.
+
+    A batch of at least one input always has the partition's row, since a restart reads on behind the `applied` found
+    there: inputs above it are applied again.
+    """
 
 
 class Counts(NamedTuple):
-    """A number the shell adds to a metric; `labels` are from bounded sets."""
+    """A number the shell adds to a metric; `labels` are from bounded sets.
+
+    `metric` is the name of a counter or gauge in `infra.runtime.metrics` without namespace, component and `_total`:
+    its `what`, with the unit if it has one (`equal_facets`, `changes`); a gauge is moved by the amount, down as well.
+    """
 
     metric: str
     labels: tuple[str, ...]
+    """Values in the order in which the metric declares its labels."""
     amount: int
 
 
@@ -92,6 +101,14 @@ class PartitionCore(Protocol):
         ...
 
 
+@runtime_checkable
+class TickedCore(PartitionCore, Protocol):
+    """A core whose partition of the input log carries ticks, which the runtime makes."""
+
+    expected_tick: int
+    """Number of the next tick that would count. Read again after each tick was applied, also after a refused one."""
+
+
 class PartitionLoader(Protocol):
     """Builds a core from the table's log; rows come in log order, deletes included."""
 
@@ -109,8 +126,10 @@ class Stage(Protocol):
 
     name: str
     inputs: tuple[str, ...]
+    """Exactly one topic: `applied` is one offset per partition, and one log decides the order of everything."""
     table_topic: str
     outputs: tuple[str, ...]
+    """Every topic that a batch may name, bare names."""
 
     def loader(self, partition: int) -> PartitionLoader:
         """A loader for an assigned partition."""
@@ -119,3 +138,11 @@ class Stage(Protocol):
     def metric_names(self) -> Iterable[str]:
         """Names that `drain_counts` may use (checked once at start)."""
         ...
+
+
+@runtime_checkable
+class TickedStage(Stage, Protocol):
+    """A stage whose cores are `TickedCore`s."""
+
+    rules_version: int
+    """Version of the rules that this program applies; travels in every tick."""
