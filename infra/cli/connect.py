@@ -1,0 +1,105 @@
+"""Where a command finds the servers: flags, then environment and file, then the embedded stack."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import psycopg
+import typer
+
+from infra.runtime.errors import ConfigError, DatabaseRefused, NeighbourUnreachable
+from infra.runtime.settings import ComponentSettings, KafkaSettings, Secret, TopicSettings
+from infra.stack.endpoints import Endpoints, endpoints_of
+
+StackName = Annotated[str, typer.Option("--stack", help="Embedded stack to use when no address is given.")]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka as host:port[,host:port…].")]
+Database = Annotated[
+    str | None,
+    typer.Option("--dsn", help="PostgreSQL as libpq conninfo, without a password (PGPASSFILE or a service)."),
+]
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="Settings file (TOML).", dir_okay=False)]
+
+
+class ReaderSettings(ComponentSettings):
+    """Settings of the commands that only look: table `[cli]`."""
+
+    component: ClassVar[str] = "cli"
+
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    postgres_dsn: str | None = None
+    postgres_password: Secret | None = None
+
+
+def reader_settings(
+    stack: str, *, bootstrap: str | None = None, dsn: str | None = None, file: Path | None = None
+) -> ReaderSettings:
+    """Settings of a looking command; the stack's addresses stand in where nothing else names a server.
+
+    Raises ConfigError for unknown keys.
+    """
+    endpoints = endpoints_of(stack)
+    overrides: dict[str, Any] = {"kafka.bootstrap": bootstrap, "postgres_dsn": dsn}
+    settings = ReaderSettings.load(file, os.environ, overrides)
+    if endpoints is None:
+        return settings
+    given = settings.model_fields_set
+    if "kafka" not in given:
+        overrides["kafka.bootstrap"] = endpoints.kafka
+    if "postgres_dsn" not in given:
+        overrides["postgres_dsn"] = reader_dsn(endpoints)
+    if "postgres_password" not in given and (endpoints.secrets_dir / READER_SECRET).exists():
+        overrides["postgres_password_file"] = str(endpoints.secrets_dir / READER_SECRET)
+    return ReaderSettings.load(file, os.environ, overrides)
+
+
+READER_ROLE = "deltavisor_reader"
+READER_SECRET = "pg_reader"  # noqa: S105 (the name of a file)
+
+
+def reader_dsn(endpoints: Endpoints) -> str:
+    """Conninfo of the stack's database for the role that may only read."""
+    return psycopg.conninfo.make_conninfo(endpoints.postgres, user=READER_ROLE)
+
+
+def open_reader(settings: ReaderSettings) -> psycopg.Connection[dict[str, Any]]:
+    """A read-only, autocommit connection whose rows are dicts.
+
+    Raises ConfigError without an address, NeighbourUnreachable when nothing answers, DatabaseRefused when the
+    database does not let us in.
+    """
+    if settings.postgres_dsn is None:
+        raise ConfigError(
+            "no database is known",
+            advice="start the embedded one with `deltavisor stack up`, or give --dsn",
+        )
+    password = settings.postgres_password.reveal() if settings.postgres_password is not None else None
+    where = "PostgreSQL at " + _place(settings.postgres_dsn)
+    try:
+        connection = psycopg.connect(
+            settings.postgres_dsn,
+            password=password,
+            autocommit=True,
+            connect_timeout=5,
+            application_name="deltavisor-cli",
+            options="-c default_transaction_read_only=on",
+            row_factory=psycopg.rows.dict_row,
+        )
+    except psycopg.OperationalError as error:
+        state = error.sqlstate
+        if state is not None and state.startswith(("28", "3D", "42")):
+            raise DatabaseRefused(
+                "the database does not let us in", where=where, advice="check user, password and database name"
+            ) from error
+        raise NeighbourUnreachable(
+            "no answer", where=where, advice="is it running? `deltavisor stack status` shows the embedded one"
+        ) from error
+    return connection
+
+
+def _place(dsn: str) -> str:
+    """Host, port and database of a conninfo; never a password."""
+    fields = psycopg.conninfo.conninfo_to_dict(dsn)
+    return f"{fields.get('host', 'its socket')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
