@@ -27,6 +27,8 @@ MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 65_536
 A larger one fails in ``produce``, before anything of it was sent."""
 
 _logger = logging.getLogger("confluent_kafka")
+# Without a handler, a program that sets up no logging would print every failed connection attempt.
+_logger.addHandler(logging.NullHandler())
 
 _FIXED_PRODUCER: KafkaConfig = {
     "partitioner": "murmur2_random",
