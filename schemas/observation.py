@@ -2,6 +2,16 @@
 
 One message holds what one hosts partition has to say to one vms partition: its clock reading and, per input record,
 VMs, inventory and host observations, in that order. Arrays on the wire; ids are 16 raw bytes.
+
+How to read it:
+- Reports stand in the order of the log. Apply them first, the clock reading after them: everything that was appended
+  before that tick, and concerns this vms partition, has then been heard. `tick` 0 means that none has counted yet.
+- A restart of the hosts stage sends again what it may have sent before: the same statements under the same offsets,
+  in other batches perhaps. A statement at or below a position already applied is a repeat.
+- Host events of one report stand in the order in which they hold: `BACK` before `NEW_BOOT`, `CONFLICT_ENDED` before
+  `CONFIRMED`.
+- While a host conflict lasts the hosts stage sends neither inventory nor `absent` nor `NEW_BOOT` of that host. The
+  report that carries `CONFLICT_ENDED` carries the inventory by which absence counts again.
 """
 
 from enum import IntEnum
@@ -20,12 +30,17 @@ class HostEvent(IntEnum):
     SILENT = 1
     """Nothing heard for the grace: unknown/host_silent (or agent_stopped after a farewell)."""
     STOPPED = 2
+    """Instead of SILENT when the last word was a farewell: unknown/agent_stopped."""
     BACK = 3
-    """First admitted report after silence; VMs are not yet confirmed."""
+    """First admitted report after silence; VMs are not yet confirmed.
+
+    Also the first report ever heard of a host; it may be of another boot than old claims know if the hosts stage lost
+    its table (then no NEW_BOOT comes), so the boot in the report counts.
+    """
     DEGRADED = 4
-    """Agent alive, its source is not, for more than 60 ticks."""
+    """Agent alive, its source is not, for more than 60 ticks. Unconfirmed from here on."""
     RECOVERED = 5
-    """The source is reachable again."""
+    """The source is reachable again; a complete snapshot is asked for, CONFIRMED comes with it."""
     CONFIRMED = 6
     """Same epoch and matching digest, or a complete snapshot: what this host said may be believed."""
     NEW_BOOT = 7
@@ -34,7 +49,12 @@ class HostEvent(IntEnum):
     """Two agents speak for this host (rule H3)."""
     CONFLICT_ENDED = 9
     NEW_EPOCH = 10
-    """Another agent process: what it said before is unconfirmed until CONFIRMED, but stays known."""
+    """Another agent process: what it said before is unconfirmed until CONFIRMED, but stays known.
+
+    Sent alone when the boot is the same; with another boot only NEW_BOOT is sent.
+    """
+    UNCONFIRMED = 11
+    """Reports of it were lost before they were read (a gap): as NEW_EPOCH, but of the same agent."""
 
 
 class HostObservation(msgspec.Struct, frozen=True, array_like=True):
@@ -56,7 +76,8 @@ class ReportObservations(msgspec.Struct, frozen=True, array_like=True):
     """All that one input record of `host.reports` means for one vms partition.
 
     For an observation whose evidence is a tick (silence), `offset`, `appended_at` and `seq` are the tick's, boot and
-    epoch the last known ones.
+    epoch the last known ones. A record that is too large for one message is split over several of these, all with its
+    offset: each VM in one of them, inventory and host observations in the last.
     """
 
     offset: int
