@@ -1,0 +1,1 @@
+"""Do fleet, topics and tables say the same? Used by the demo, the tests and whoever doubts."""
