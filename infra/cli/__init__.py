@@ -1,0 +1,1 @@
+"""The command `deltavisor`: one module per command, imported only when it is called."""

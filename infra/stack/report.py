@@ -1,0 +1,15 @@
+"""How a long step tells what it is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Report = Callable[[str, str], None]
+"""``report(subject, doing)``: the service or thing, and what happens to it now, as a short clause.
+
+Called from several threads at once; must return quickly and never raise.
+"""
+
+
+def silent(subject: str, doing: str) -> None:
+    """Report nothing."""
