@@ -19,13 +19,13 @@ Database = Annotated[
     str | None,
     typer.Option("--dsn", help="PostgreSQL as libpq conninfo, without a password (PGPASSFILE or a service)."),
 ]
-SettingsFile = Annotated[Path | None, typer.Option("--settings", help="Settings file (TOML).", dir_okay=False)]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (TOML).", dir_okay=False)]
 
 
 class ReaderSettings(ComponentSettings):
-    """Settings of the commands that only look: table `[cli]`."""
+    """Settings of the commands that only look: table `[reader]`."""
 
-    component: ClassVar[str] = "cli"
+    component: ClassVar[str] = "reader"
 
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()

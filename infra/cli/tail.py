@@ -9,7 +9,7 @@ from typing import Annotated
 import confluent_kafka
 import typer
 
-from infra.cli.connect import Bootstrap, SettingsFile, StackName, reader_settings
+from infra.cli.connect import Bootstrap, ConfigFile, StackName, reader_settings
 from infra.cli.describe import as_json, clock, describe
 from infra.runtime.errors import ConfigError, NeighbourUnreachable
 from infra.runtime.kafka import make_consumer, unreachable, wait_for_kafka
@@ -34,14 +34,14 @@ def tail(
     json: Annotated[bool, typer.Option("--json", help="Whole records, one JSON object a line.")] = False,
     stack: StackName = "default",
     bootstrap: Bootstrap = None,
-    settings_file: SettingsFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Show a topic's records, decoded, newest last; Ctrl-C ends.
 
     Reads without a consumer group: it commits nothing and disturbs nobody. A record that can not be decoded is
     shown with the reason and skipped.
     """
-    settings = reader_settings(stack, bootstrap=bootstrap, file=settings_file)
+    settings = reader_settings(stack, bootstrap=bootstrap, file=config)
     if topic not in ALL_TOPICS:
         raise ConfigError(f"{topic!r} is not a topic of ours", advice=f"choose one of: {', '.join(ALL_TOPICS)}")
     wait_for_kafka(settings.kafka)
