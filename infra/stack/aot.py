@@ -7,17 +7,63 @@ Source: JEP 483 and JEP 514.
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
+
+from infra.stack.ports import choose
+from infra.stack.processes import is_alive, spawn, stop
+from infra.stack.report import silent
+from infra.stack.server import NotReady, Server
+
+_START_SECONDS = 60.0
+_WRITE_SECONDS = 180.0
+"""After the broker has ended, Java starts once more to write the cache: 6 s on two idle cores."""
+_PROBE_SECONDS = 1.0
 
 
 def archive(jars: Path, home: Path) -> Path:
-    """Return the path of the cache for these jars and this Java."""
+    """Return the path of the cache for these jars and this Java. An empty file there: it could not be made."""
     release = dict(line.split("=", 1) for line in (home / "release").read_text().splitlines() if "=" in line)
     version = release.get("JAVA_VERSION", "unknown").strip('"')
     return jars.with_name(f"{jars.name}-java-{version}.aot")
 
 
 def options(jars: Path, home: Path) -> list[str]:
-    """Return the options that make Java use the cache, none where it was not trained."""
+    """Return the options that make Java use the cache, none where there is none."""
     path = archive(jars, home)
-    return [f"-XX:AOTCache={path}"] if path.is_file() else []
+    return [f"-XX:AOTCache={path}"] if path.is_file() and path.stat().st_size else []
+
+
+def rehearse(server: Server, scratch: Path, target: Path) -> bool:
+    """Start a broker in ``scratch`` once, end it, and keep at ``target`` what Java learned; True when it did.
+
+    Failing is harmless and not tried again: every start is then slower, nothing else.
+    """
+    taken: set[int] = set()
+    ports = {}
+    for listener in server.listeners:
+        ports[listener] = choose(None, taken)
+        taken.add(ports[listener])
+    launch = server.prepare(ports, silent)
+    fresh = scratch / "broker.aot"
+    java, *rest = launch.command
+    identity = spawn(
+        [java, f"-XX:AOTCacheOutput={fresh}", *rest],
+        cwd=launch.cwd,
+        log=scratch / "rehearsal.log",
+        environment=launch.environment,
+    )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while is_alive(identity) and time.monotonic() < deadline:
+            try:
+                server.probe(ports, _PROBE_SECONDS)
+                break
+            except NotReady:
+                continue
+    finally:
+        stop(identity, first=signal.SIGTERM, patience_seconds=_WRITE_SECONDS)
+    fresh.touch()
+    fresh.replace(target)
+    return target.stat().st_size > 0

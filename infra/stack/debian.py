@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.runtime.errors import ConfigError, FatalError
 from infra.stack.commands import require, run
 from infra.stack.files import locked
-from infra.stack.report import Report
+from infra.stack.report import Step
 
 _TIMEOUT_SECONDS = 900.0
 _APT = "a Debian or Ubuntu with apt, or set the address of a server of your own"
@@ -20,7 +20,7 @@ def unpacked(cache: Path, package: str, program: str) -> Path:
     return cache / "debian" / package / "usr" / "bin" / program
 
 
-def fetch_program(cache: Path, package: str, program: str, report: Report) -> Path:
+def fetch_program(cache: Path, package: str, program: str, step: Step) -> Path:
     """Return the path of ``program`` out of the Debian package, downloaded when the cache does not hold it.
 
     An installed one is not taken: its version would not be the package's. Raises ConfigError where apt is
@@ -35,9 +35,9 @@ def fetch_program(cache: Path, package: str, program: str, report: Report) -> Pa
         downloads = cache / "apt" / "downloads" / package
         shutil.rmtree(downloads, ignore_errors=True)
         downloads.mkdir(parents=True)
-        report(program, "downloading its Debian package")
-        archive = _download(apt, cache / "apt", downloads, package, report)
-        report(program, "unpacking")
+        step("downloading its Debian package")
+        archive = _download(apt, cache / "apt", downloads, package, step)
+        step("unpacking")
         _unpack(archive, target.parents[2], program)
         shutil.rmtree(downloads)
     return target
@@ -59,16 +59,16 @@ def _unpack(archive: Path, target: Path, program: str) -> None:
     fresh.rename(target)
 
 
-def _download(apt: str, private: Path, directory: Path, package: str, report: Report) -> Path:
+def _download(apt: str, private: Path, directory: Path, package: str, step: Step) -> Path:
     """Download with the system's package lists; where they are empty or stale, with private, fresh ones."""
     command = [apt, "--quiet", "download", package]
     doing = f"downloading the package {package}"
     try:
         run([*command, *_options(private, own_lists=False)], doing=doing, cwd=directory)
     except FatalError:
-        report(package, "reading the lists of packages")
+        step("reading the lists of packages")
         run([apt, "--quiet", "update", *_options(private, own_lists=True)], doing="reading the package lists")
-        report(package, "downloading its Debian package")
+        step("downloading its Debian package")
         run([*command, *_options(private, own_lists=True)], doing=doing, cwd=directory)
     archives = sorted(directory.glob("*.deb"))
     if not archives:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from string import Template
 from typing import ClassVar
 
@@ -32,7 +33,8 @@ class PrometheusServer:
 
     def fetch(self, report: Report) -> None:
         """Download and unpack the package."""
-        fetch_program(self._site.paths.cache, _PACKAGE, _PROGRAM, report)
+        fetch_program(self._site.paths.cache, _PACKAGE, _PROGRAM, partial(report, self.name))
+        report(self.name, "fetched")
 
     def prepare(self, ports: Ports, report: Report) -> Launch:
         """Fill in the configuration and return the command line."""

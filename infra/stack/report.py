@@ -10,6 +10,9 @@ Report = Callable[[str, str], None]
 Called from several threads at once; must return quickly and never raise.
 """
 
+Step = Callable[[str], None]
+"""A report whose subject is settled."""
+
 
 def silent(subject: str, doing: str) -> None:
     """Report nothing."""

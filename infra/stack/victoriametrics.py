@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import ClassVar
 
 from infra.stack.debian import fetch_program, unpacked
@@ -28,7 +29,8 @@ class VictoriaMetricsServer:
 
     def fetch(self, report: Report) -> None:
         """Download and unpack the package."""
-        fetch_program(self._site.paths.cache, _PACKAGE, _PROGRAM, report)
+        fetch_program(self._site.paths.cache, _PACKAGE, _PROGRAM, partial(report, self.name))
+        report(self.name, "fetched")
 
     def prepare(self, ports: Ports, report: Report) -> Launch:
         """Return the command line; it needs no configuration file."""
