@@ -12,6 +12,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -60,7 +61,9 @@ class HealthServer:
         self._settings = settings
         self._metrics = metrics
         self._checks = {"/livez": live, "/readyz": ready}
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def start(self) -> int | None:
         """Listen and serve. ConfigError if the address is not loopback and no token is set, or cannot be bound."""
@@ -80,17 +83,26 @@ class HealthServer:
             raise ConfigError(
                 f"cannot listen ({error.strerror})", where=f"http at {where}", advice="use another http.port, or 0"
             ) from error
-        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, args=(self._server,), name="http", daemon=True)
+        self._thread.start()
         port: int = self._server.server_address[1]
         _log.info("http_listening", host=settings.host, port=port)
         return port
 
     def close(self) -> None:
         """Stop listening; safe to repeat."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        if self._server is None or self._thread is None:
+            return
+        self._closed.set()
+        with suppress(OSError):  # a connection wakes the thread, which otherwise waits without ever polling
+            socket.create_connection((self._server.server_name, self._server.server_port), timeout=1.0).close()
+        self._thread.join(timeout=1.0)
+        self._server.server_close()
+        self._server = None
+
+    def _serve(self, server: _Server) -> None:
+        while not self._closed.is_set():
+            server.handle_request()
 
     def _answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body for a path."""
