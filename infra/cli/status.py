@@ -34,7 +34,11 @@ def command(
     fleet = _fleet(stack)
     well = (
         bool(servers)
-        and all(server["state"] == "running" for server in servers if server["service"] in ("kafka", "postgres"))
+        and all(
+            server["state"] in ("running", "external")
+            for server in servers
+            if server["service"] in ("kafka", "postgres")
+        )
         and all(part["ready"] for part in parts)
     )
     if json:

@@ -1,0 +1,1 @@
+"""The demonstration: a simulated fleet on the real line, shown live, measured and checked."""
