@@ -125,6 +125,7 @@ Answer = Callable[[str], tuple[HTTPStatus, str, bytes]]
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 32
 
     def __init__(self, address: tuple[str, int], answer: Answer, token: Secret | None) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

@@ -163,20 +163,20 @@ class TopicAdmin:
         """
         wanted = tuple(topics)
         found = self.find(wanted)
-        missing = [topic for topic in wanted if topic not in found]
-        if missing:
-            self._create(missing)
-            self._wait_until_visible(missing)
-        problems = [problem for topic in found for problem in self._compare(topic, found[topic])]
+        created = self._create([topic for topic in wanted if topic not in found])
+        if len(found) < len(wanted):
+            found = self._find_all(wanted)
+        problems = self._check(wanted, found)
         altered: set[str] = set()
         if alter:
             altered = {problem.topic for problem in problems if problem.alter}
             self._alter([problem for problem in problems if problem.alter])
             problems = [problem for problem in problems if not problem.alter]
+        names = [found[topic].name for topic in wanted]
         return AppliedTopics(
-            created=tuple(map(self.topic_set.name, missing)),
-            altered=tuple(sorted(altered)),
-            unchanged=tuple(found[topic].name for topic in found if found[topic].name not in altered),
+            created=tuple(created),
+            altered=tuple(name for name in names if name in altered),
+            unchanged=tuple(name for name in names if name not in altered and name not in created),
             problems=tuple(problems),
         )
 
@@ -251,7 +251,8 @@ class TopicAdmin:
         except confluent_kafka.KafkaException as error:
             raise self._failed(error) from error
 
-    def _create(self, topics: list[str]) -> None:
+    def _create(self, topics: list[str]) -> list[str]:
+        """Create these, and return the names of those that nobody else created meanwhile."""
         shape = self.topic_set
         new = [
             NewTopic(
@@ -262,18 +263,21 @@ class TopicAdmin:
             )
             for topic in topics
         ]
-        created_by_another = confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS
-        for name, future in self._admin.create_topics(new, operation_timeout=_REQUEST_SECONDS).items():
+        created = []
+        futures = self._admin.create_topics(new, operation_timeout=_REQUEST_SECONDS) if new else {}
+        for name, future in futures.items():
             try:
                 future.result()
+                created.append(name)
             except confluent_kafka.KafkaException as error:
-                if error.args[0].code() != created_by_another:
+                if error.args[0].code() != confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS:
                     raise self._failed(error, name) from error
+        return created
 
-    def _wait_until_visible(self, topics: list[str]) -> None:
-        names = [self.topic_set.name(topic) for topic in topics]
+    def _find_all(self, topics: tuple[str, ...]) -> dict[str, FoundTopic]:
+        """All of these, waiting until the broker we ask has heard of those just created."""
         deadline = time.monotonic() + _VISIBLE_SECONDS
-        while len(self._describe(names)) < len(names):
+        while len(found := self.find(topics)) < len(topics):
             if time.monotonic() > deadline:
                 raise NeighbourUnreachable(
                     f"topics just created are still unknown after {_VISIBLE_SECONDS:.0f} s",
@@ -281,6 +285,7 @@ class TopicAdmin:
                     advice="look at the controller's log, then run `deltavisor topics apply` again",
                 )
             time.sleep(0.1)
+        return found
 
     def _alter(self, problems: list[TopicProblem]) -> None:
         entries: dict[str, list[ConfigEntry]] = {}
