@@ -104,7 +104,7 @@ def check(
         chosen = _chosen(topics)
         admin = _admin(config, stack, flags)
         _end_with(admin.check(chosen))
-        typer.echo(f"{len(chosen)} topics are as declared, {admin.topic_set.partitions} partitions each")
+        typer.echo(f"topics as declared: {len(chosen)}, with {admin.topic_set.partitions} partitions each")
 
 
 def _admin(config: Path | None, stack: str, flags: _Flags) -> TopicAdmin:

@@ -151,8 +151,10 @@ def unreachable(
             where=where,
             advice="check kafka.sasl_mechanism, kafka.sasl_username and kafka.sasl_password",
         )
-    # The first reason of ours is the cause ("connection refused"); what list_topics raises is its consequence.
-    detail = next((reason.str() for reason in told[1:]), error.args[0].str())
+    # What error_cb heard is the cause ("connection refused"); what the request raised is its consequence.
+    consequence = confluent_kafka.KafkaError._ALL_BROKERS_DOWN
+    causes = [reason.str() for reason in told[1:] if reason.code() != consequence]
+    detail = causes[0] if causes else told[0].str()
     return NeighbourUnreachable(
         f"no broker answered ({detail})",
         where=where,
