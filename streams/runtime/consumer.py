@@ -1,0 +1,105 @@
+"""Faust's consumer with the three things changed that a correct and quiet worker needs.
+
+1. The outbox hurries while a rebalance or a stop waits for the inputs in flight.
+2. A partition whose table is behind the group's offset is read from the table's offset.
+3. The wait of a fetch is short until the tables are loaded (a rebalance waits behind it) and long afterwards (an idle
+   worker wakes up for nothing).
+
+These are private hooks of pinned versions; `versions.py` refuses to start on others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faust.transport.drivers import aiokafka as driver
+
+from streams.runtime.ownership import Ownership
+
+FETCH_WAIT_UNSETTLED_MS = 100
+FETCH_WAIT_SETTLED_MS = 1_500
+
+
+class InputConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's thread that owns the aiokafka consumer."""
+
+    logger = driver.AIOKafkaConsumerThread.logger
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_UNSETTLED_MS
+        return consumer
+
+    def set_fetch_wait(self, milliseconds: int) -> None:
+        """How long a fetch waits for the first record, from the next fetch on."""
+        fetcher = getattr(self._consumer, "_fetcher", None)
+        if fetcher is not None:
+            fetcher._fetch_max_wait_ms = milliseconds
+
+    def coordination_failure(self) -> str | None:
+        """Why this member can not take part in its group any more, or None. Any thread.
+
+        aiokafka reports it where its own `getmany` is called, which Faust never does: without this the worker stays
+        up for ever and reads nothing.
+        """
+        coordinator = getattr(self._consumer, "_coordinator", None)
+        task = getattr(coordinator, "_coordination_task", None)
+        if task is None or not task.done() or self.should_stop:
+            return None
+        error = None if task.cancelled() else task.exception()
+        return f"the group coordination task of the consumer ended ({error!r})"
+
+
+class InputConsumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer of the input topic."""
+
+    logger = driver.Consumer.logger
+    _thread: InputConsumerThread
+
+    def _new_consumer_thread(self) -> InputConsumerThread:
+        return InputConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def _ownership(self) -> Ownership:
+        ownership: Ownership = self.app.ownership
+        return ownership
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """A rebalance begins: everything in flight has to go out before it is answered."""
+        self._ownership.unsettle()
+        self._thread.set_fetch_wait(FETCH_WAIT_UNSETTLED_MS)
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Wait until every input in flight is acknowledged; called before a rebalance is answered and at the end."""
+        self._ownership.hasten()
+        await super().wait_empty()
+
+    async def perform_seek(self) -> None:
+        """Seek to the group's offsets, but not beyond what the tables have."""
+        await super().perform_seek()
+        lanes = self._ownership.lanes
+        behind = {
+            tp: lanes[tp.partition].next_offset
+            for tp, committed in self._read_offset.items()
+            if committed is not None
+            and not self._is_changelog_tp(tp)
+            and tp.partition in lanes
+            and committed > lanes[tp.partition].next_offset
+        }
+        if behind:
+            await self.seek_wait(behind)
+
+    def settled(self) -> None:
+        """The tables are loaded."""
+        self._thread.set_fetch_wait(FETCH_WAIT_SETTLED_MS)
+
+    def coordination_failure(self) -> str | None:
+        """See the thread's."""
+        return self._thread.coordination_failure()
+
+
+class InputTransport(driver.Transport):  # type: ignore[misc]
+    """Makes the consumer above."""
+
+    Consumer = InputConsumer

@@ -1,0 +1,224 @@
+"""The Outbox: sends what the cores produced, and acknowledges an input only when everything it caused is durable.
+
+A two-stage group commit. A *wave* is all that the inputs applied since the last wave produced, sealed per partition.
+One cycle sends the rows of wave k together with the outputs of wave k + 1, waits for all deliveries once, and then
+acknowledges the inputs of wave k in the order they were applied. So for each wave: outputs, then rows, then
+acknowledgements, and the next wave grows while this one is on its way.
+
+Why this order: if rows came first, a crash between the two would leave a table that already knows the change, the
+input would be read again, nothing would differ, and the change would be lost for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+from streams.runtime.ending import EndProcess, end_process
+from streams.runtime.sender import Clock, PartitionRow, Sender
+from streams.runtime.stage import Demand, Output, PartitionCore
+
+CALM_SECONDS = 1.0
+"""How long work that is not urgent waits for urgent work to ride with."""
+ROOM_SHARE = 0.7
+"""A full outbox takes inputs again below this share of its bound, so that it does not flutter."""
+
+
+class Feed(Protocol):
+    """Where inputs came from and are acknowledged."""
+
+    def ack(self, event: Any, /) -> Awaitable[object]:
+        """Everything the input caused is durable."""
+        ...
+
+
+class Receipt(NamedTuple):
+    """An input to acknowledge, and the room it takes."""
+
+    feed: Feed
+    event: Any
+    records: int
+
+
+class Wave:
+    """Sealed batches of all partitions, and the inputs they came from in the order applied."""
+
+    __slots__ = ("outputs", "receipts", "rows", "urgent")
+
+    def __init__(self, urgent: bool) -> None:
+        self.receipts: list[Receipt] = []
+        self.outputs: list[Output] = []
+        self.rows: list[PartitionRow] = []
+        self.urgent = urgent
+
+
+class CycleReport(NamedTuple):
+    """One cycle, for metrics."""
+
+    outputs: list[Output]
+    rows: int
+    acknowledged: list[Receipt]
+    urgent: bool
+    """Whether the acknowledged inputs were sent at once; others had waited for company."""
+    seconds: float
+    """Until all was durable; 0 when there was nothing to send."""
+
+
+class Outbox:
+    """Owned by the event loop; only `Sender.send` runs in another thread."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        max_in_flight: int,
+        check_fence: Callable[[], object] = lambda: None,
+        on_cycle: Callable[[CycleReport], object] = lambda report: None,
+        end: EndProcess = end_process,
+        calm_seconds: float = CALM_SECONDS,
+        now: Clock = time.monotonic,
+    ) -> None:
+        """`check_fence` raises when this process stood still too long to still own its partitions."""
+        self._sender = sender
+        self._max_in_flight = max_in_flight
+        self._check_fence = check_fence
+        self._on_cycle = on_cycle
+        self._end = end
+        self._calm_seconds = calm_seconds
+        self._now = now
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._touched: dict[int, PartitionCore] = {}
+        self._receipts: list[Receipt] = []
+        self._sent = Wave(urgent=False)
+        self._urgent = False
+        self._hurry = False
+        self._calm_due = False
+        self._calm_timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.in_flight = 0
+        """Records between applied and acknowledged, as demanded."""
+
+    def put(self, partition: int, core: PartitionCore, feed: Feed, event: Any, demand: Demand) -> None:
+        """The core applied this input: send what it caused, then acknowledge it."""
+        self._touched[partition] = core
+        self._add(Receipt(feed, event, demand.records + 1), urgent=demand.urgent)
+
+    def put_repeat(self, feed: Feed, event: Any) -> None:
+        """An input that was applied before: acknowledge it in its turn."""
+        self._add(Receipt(feed, event, 1), urgent=False)
+
+    @property
+    def full(self) -> bool:
+        """True when the next input has to wait for `room`."""
+        return not self._room.is_set()
+
+    async def room(self) -> None:
+        """Return when there is room for more."""
+        await self._room.wait()
+
+    def hasten(self) -> None:
+        """From now on nothing waits for company: the inputs in flight hold up a rebalance or a stop."""
+        self._hurry = True
+        self._wake.set()
+
+    def relax(self) -> None:
+        """End of `hasten`."""
+        self._hurry = False
+
+    async def drain(self) -> None:
+        """Return when everything put so far is durable and acknowledged."""
+        self.hasten()
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Send until cancelled. Any failure ends the process: nothing after it may be acknowledged."""
+        try:
+            while True:
+                await self._due()
+                await self._cycle()
+        except asyncio.CancelledError:
+            # The loop ends in order; inputs in flight are read again, as after a crash.
+            return
+        except Exception as error:
+            self._end(error)
+
+    def close(self) -> None:
+        """Give the thread back. A send under way ends by itself."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def fence(self) -> None:
+        """Drop what was not sent yet. Any thread."""
+        self._sender.purge()
+
+    def _add(self, receipt: Receipt, *, urgent: bool) -> None:
+        self._receipts.append(receipt)
+        self.in_flight += receipt.records
+        self._idle.clear()
+        if self.in_flight >= self._max_in_flight:
+            self._room.clear()
+        if urgent:
+            self._urgent = True
+        self._wake_or_arm()
+
+    def _ready(self) -> bool:
+        if not self._receipts and not self._sent.receipts:
+            return False
+        return self._urgent or self._sent.urgent or self._calm_due or self._hurry or self.full
+
+    def _wake_or_arm(self) -> None:
+        """Send now, or start the second that quiet work waits, unless it runs already."""
+        if self._ready():
+            self._wake.set()
+        elif self._calm_timer is None and (self._receipts or self._sent.receipts):
+            self._calm_timer = asyncio.get_running_loop().call_later(self._calm_seconds, self._calm_over)
+
+    def _calm_over(self) -> None:
+        self._calm_timer = None
+        self._calm_due = True
+        self._wake.set()
+
+    async def _due(self) -> None:
+        while not self._ready():
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _seal(self) -> Wave:
+        wave = Wave(urgent=self._urgent)
+        wave.receipts, self._receipts = self._receipts, []
+        touched, self._touched = self._touched, {}
+        for partition, core in touched.items():
+            batch = core.seal()
+            wave.outputs += batch.outputs
+            wave.rows += [PartitionRow(partition, row) for row in batch.rows]
+        self._urgent = self._calm_due = False
+        if self._calm_timer is not None:
+            self._calm_timer.cancel()
+            self._calm_timer = None
+        return wave
+
+    async def _cycle(self) -> None:
+        self._check_fence()
+        wave, sent = self._seal(), self._sent
+        seconds = 0.0
+        if sent.rows or wave.outputs:
+            started_at = self._now()
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, self._sender.send, sent.rows, wave.outputs)
+            seconds = self._now() - started_at
+        for receipt in sent.receipts:
+            await receipt.feed.ack(receipt.event)
+            self.in_flight -= receipt.records
+        self._sent = wave
+        self._on_cycle(CycleReport(wave.outputs, len(sent.rows), sent.receipts, sent.urgent, seconds))
+        if self.in_flight <= self._max_in_flight * ROOM_SHARE:
+            self._room.set()
+        if not self._receipts and not wave.receipts:
+            self._idle.set()
+        self._wake_or_arm()
