@@ -22,7 +22,6 @@ RAW = "raw"
 class StreamApp(faust.App):  # type: ignore[misc]
     """An app whose consumer is ours, and which leaves no directories behind."""
 
-    logger = faust.App.logger
     ownership: Ownership
 
     def _new_transport(self) -> InputTransport:

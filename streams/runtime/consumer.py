@@ -23,8 +23,6 @@ FETCH_WAIT_SETTLED_MS = 1_500
 class InputConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's thread that owns the aiokafka consumer."""
 
-    logger = driver.AIOKafkaConsumerThread.logger
-
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_UNSETTLED_MS
@@ -53,7 +51,6 @@ class InputConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class InputConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer of the input topic."""
 
-    logger = driver.Consumer.logger
     _thread: InputConsumerThread
 
     def _new_consumer_thread(self) -> InputConsumerThread:

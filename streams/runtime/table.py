@@ -20,7 +20,6 @@ from streams.runtime.ownership import Ownership
 class CoreStore(memory.Store):  # type: ignore[misc]
     """Holds no rows; tells Faust what it wants to hear and `Ownership` what Faust decided."""
 
-    logger = memory.Store.logger
     ownership: Ownership
     """Set by the table that makes the store."""
 
@@ -57,8 +56,6 @@ class CoreStore(memory.Store):  # type: ignore[misc]
 
 class CoreTable(Table):  # type: ignore[misc]
     """A table whose log has the name we give it."""
-
-    logger = Table.logger
 
     def __init__(self, app: Any, *, log_topic: str, ownership: Ownership, **options: Any) -> None:
         self._log_topic = log_topic

@@ -7,6 +7,7 @@ exit codes. Inside, Faust's worker is started without its command line, banner, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,6 +41,8 @@ from streams.runtime.versions import require_tested_versions
 PULSE_SECONDS = 1.0
 """One timer for everything that has to be looked at: fence, heartbeats, metrics."""
 
+FAUST_SUBCLASSES = ("app", "consumer", "table", "worker")
+"""Modules of ours whose classes Faust gives a logger by module name, and logs its own life-cycle there."""
 NOT_STARTED = Health(ok=False, reasons=("not started yet",))
 
 
@@ -53,8 +56,6 @@ class BuildStage(Protocol):
 
 class FaustWorker(faust.Worker):  # type: ignore[misc]
     """Faust's worker without its signal handlers: the process has its own. Nor does it write to the terminal."""
-
-    logger = faust.Worker.logger
 
     def __init__(self, app: StreamApp, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(app, quiet=True, override_logging=False, redirect_stdouts=False, loglevel="WARNING", loop=loop)
@@ -86,6 +87,8 @@ class StreamService:
         settings = self._settings
         require_tested_versions()
         selftest.require_decompression()
+        for module in FAUST_SUBCLASSES:
+            logging.getLogger(f"streams.runtime.{module}").setLevel(logging.WARNING)
         admin = TopicAdmin(settings.kafka, settings.topics)
         topic_ids = admin.topic_ids(ALL_TOPICS)
         self._stage = self._build(settings, settings.topics.partitions, topic_ids)
