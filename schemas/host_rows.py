@@ -78,8 +78,6 @@ class Resync(msgspec.Struct, frozen=True, array_like=True):
     """The same however often it is asked."""
     force: bool
     reason: str
-    next_tick: int
-    """Not asked (again) before."""
 
 
 class Conflict(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +126,8 @@ class HostRow(Record, frozen=False, kw_only=True, array_like=True):  # type: ign
     stale_reports: int = 0
     """Reports of that retired epoch which came too late to be under way when it was replaced."""
     silence: Silence = Silence.HEARD
+    silent_tick: int = 0
+    """When it fell silent."""
     mass: bool = False
     """It fell silent together with many."""
     farewell: str | None = None
@@ -145,6 +145,8 @@ class HostRow(Record, frozen=False, kw_only=True, array_like=True):  # type: ign
     resync: Resync | None = None
     asked: int = 0
     """Requests since the digest last agreed (raises the back-off)."""
+    ask_tick: int = 0
+    """No request before this tick."""
     failures: int = 0
     """Complete snapshots in a row that left the same difference."""
     failed_difference: int = 0

@@ -1,0 +1,335 @@
+"""The rules of the hosts stage, in the order in which a report meets them (design §4).
+
+admission -> heard -> gate and gone -> agreement -> confirmed -> emit. A tick: does it count -> who is due -> emit.
+Nothing here reads a clock: time is the log's.
+
+Everything that decides is in the rows, so the same inputs applied to the same rows give the same outputs, byte for
+byte: a crash repeats statements, it never changes or loses one.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from schemas.codec import NewerMajorError, RecordError
+from schemas.host_rows import HostRow, PartitionRow, SnapshotProgress
+from schemas.ids import HostId, uuid_text
+from schemas.observation import HostEvent
+from schemas.report import Changes, Farewell, HostReport, SnapshotPart
+from schemas.tick import TICK_KEY
+from streams.hosts import admission, agreement, hearing, publish, rows
+from streams.hosts.admission import Admission
+from streams.hosts.body import BodyReader
+from streams.hosts.counting import Tally
+from streams.hosts.emit import HostsTopics, Outbound
+from streams.hosts.gate import Refused
+from streams.hosts.policy import RULES_VERSION, HostsPolicy
+from streams.hosts.silence import SilenceWatch
+from streams.hosts.state import Host, shown
+from streams.hosts.ticks import Refusal, Ticks, read_tick
+from streams.hosts.trust import check_key, read_report
+from streams.hosts.turn import Moment, Turn, starts_snapshot
+from streams.runtime.stage import Batch, Counts, Demand, Input
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostsConfig:
+    """What every partition's core is told."""
+
+    topics: HostsTopics
+    partitions: int
+    """Of host.reports and of vm.observations alike."""
+    tick_secret: bytes
+    reports_topic_id: str
+    """Covered by the signature of a tick."""
+    log: int = 1
+    """Generation of the host.reports topic."""
+    policy: HostsPolicy = field(default_factory=HostsPolicy)
+
+
+class HostsCore:
+    """One partition of the hosts stage; a `streams.runtime.stage.TickedCore`."""
+
+    def __init__(
+        self, config: HostsConfig, partition: int, hosts: dict[HostId, Host], row: PartitionRow | None
+    ) -> None:
+        policy = config.policy
+        self._config, self._policy = config, policy
+        self._partition = partition
+        self._hosts = hosts
+        self._dirty: dict[HostId, Host] = {}
+        self._ticks = Ticks(row)
+        self._bucket = agreement.TokenBucket(policy, policy.bucket_tokens if row is None else row.resync_tokens)
+        self._watch = SilenceWatch(policy)
+        self._bodies = BodyReader(config.partitions)
+        self._out = Outbound(config.topics, partition=partition, partitions=config.partitions, log=config.log)
+        self._tally = Tally()
+        self._unsealed = False
+        self.applied = -1 if row is None else row.applied
+        self.expected_tick = self._ticks.n + 1
+        for host in hosts.values():
+            host.shown = shown(host.row)
+            self._watch.watch(host, self._ticks.restart_tick)
+        if row is not None and row.log < config.log:
+            self.applied = -1
+            self.gap(0, 0)
+
+    def apply(self, record: Input) -> Demand:
+        """See PartitionCore. Raises NewerMajorError with the record's position; the state is then as before."""
+        before = self._out.count
+        self._out.urgent = False
+        try:
+            touched = self._apply_tick(record) if record.key == TICK_KEY else self._apply_report(record)
+        except NewerMajorError as newer:
+            where = f"{self._config.topics.reports}[{record.partition}]@{record.offset}"
+            raise NewerMajorError(f"{where}: {newer}; upgrade this worker") from newer
+        self.applied = record.offset
+        self._unsealed = True
+        return Demand(self._out.count - before + touched, self._out.urgent)
+
+    def gap(self, first_missing: int, next_offset: int) -> None:
+        """See PartitionCore: no host is confirmed any more, each is asked for a whole snapshot with force."""
+        offset = next_offset - 1
+        at = self._ticks.at
+        for host in self._hosts.values():
+            turn = Turn(host, Moment(offset, at, at, self._ticks.n, self._ticks.n, reported=False))
+            host.row.confirmed = host.row.grounded = False
+            host.row.snapshot = None
+            turn.say(HostEvent.UNCONFIRMED)
+            self._need(turn, "gap", force=True)
+            self._ask(turn)
+            self._close(turn)
+        self.applied = max(self.applied, offset)
+        self._unsealed = True
+
+    def seal(self) -> Batch:
+        """See PartitionCore."""
+        if not self._unsealed:
+            return Batch([], [])
+        self._unsealed = False
+        ticks = self._ticks
+        outputs = self._out.seal(ticks.n, ticks.at, self._policy.forward_ticks)
+        dirty, self._dirty = self._dirty, {}
+        row = PartitionRow(
+            applied=self.applied,
+            log=self._config.log,
+            tick=ticks.n,
+            tick_at=ticks.at,
+            tick_owner=ticks.owner,
+            restart_tick=ticks.restart_tick,
+            resync_tokens=self._bucket.tokens,
+            rules_version=RULES_VERSION,
+        )
+        return Batch(outputs, rows.rows_of(dirty.values(), row))
+
+    def drain_counts(self) -> list[Counts]:
+        """See PartitionCore."""
+        if self._bodies.equal_facets:
+            self._tally.count("equal_facets", amount=self._bodies.equal_facets)
+            self._bodies.equal_facets = 0
+        return self._tally.drain()
+
+    def _apply_tick(self, record: Input) -> int:
+        ticks = self._ticks
+        tick = read_tick(record)
+        refusal: Refusal | None = Refusal.MALFORMED
+        if tick is not None:
+            secret, topic_id = self._config.tick_secret, self._config.reports_topic_id
+            refusal = ticks.refusal(tick, record, self._policy, secret, topic_id)
+        if tick is None or refusal is not None:
+            self._tally.count("ticks_refused", str(refusal))
+            return 0
+        ticks.advance(tick, record.appended_at, self._policy)
+        self.expected_tick = ticks.n + 1
+        self._bucket.tick()
+        self._tally.count("ticks_counted")
+        due = self._watch.due(ticks.n, ticks.restart_tick)
+        if due:
+            self._fall(due, record)
+        return len(due)
+
+    def _fall(self, due: list[Host], record: Input) -> None:
+        """Say of each due host that it is silent, or degraded. Who is silent is decided for all before it is said."""
+        n, restart = self._ticks.n, self._ticks.restart_tick
+        silent = {host.host_id for host in due if self._watch.silent_tick(host, restart) <= n}
+        mass = bool(silent) and self._watch.is_mass(self._hosts.values(), n, restart)
+        moment = Moment(record.offset, record.appended_at, record.appended_at, n, n, reported=False)
+        for host in due:
+            turn = Turn(host, moment)
+            if host.host_id in silent:
+                hearing.fall_silent(turn, mass=mass)
+            else:
+                hearing.degrade(turn)
+            self._watch.watch(host, restart)
+            self._close(turn)
+
+    def _apply_report(self, record: Input) -> int:
+        try:
+            report = read_report(record)
+            host = self._host_of(record, report)
+        except NewerMajorError:
+            raise
+        except RecordError as problem:
+            self._reject(record, "malformed", str(problem))
+            return 0
+        moment = Moment(record.offset, record.appended_at, report.observed_at, report.seq, self._ticks.n, reported=True)
+        turn = Turn(host, moment)
+        if self._admit(turn, report):
+            hearing.note_report(turn, report, self._policy)
+            ended = self._take_body(turn, report, record)
+            self._watch.watch(host, self._ticks.restart_tick)
+            if self._agree(turn, report, ended):
+                self._confirm(turn)
+            self._close(turn)
+        return 1 + len(host.dirty_vms)
+
+    def _host_of(self, record: Input, report: HostReport) -> Host:
+        """The host that speaks, known or new; raises RecordError when another speaks in its name (fault M7)."""
+        host = self._hosts.get(report.host_id)
+        if host is not None and record.key == host.key:
+            if report.agent_epoch == host.row.agent_epoch and report.machine_id != host.row.machine_id:
+                raise RecordError("machine_id: another than before in the same agent epoch")
+            return host
+        check_key(record, report, self._config.partitions)
+        row = HostRow(
+            applied=record.offset,
+            machine_id=report.machine_id,
+            boot_id=report.boot_id,
+            agent_epoch=admission.NO_EPOCH,
+            epoch_at=record.appended_at,
+        )
+        self._hosts[report.host_id] = host = Host(report.host_id, row)
+        return host
+
+    def _admit(self, turn: Turn, report: HostReport) -> bool:
+        """Does this report count? Opens what its epoch or a missing report asks for."""
+        verdict = admission.judge(turn.row, report)
+        if verdict is Admission.REPEAT:
+            self._tally.count("repeats_records")
+            return False
+        admission.hear_in_conflict(turn, report)
+        if verdict is Admission.STALE and not admission.is_alone(turn):
+            admission.hear_stale(turn, report, self._policy)
+            self._tally.drop("retired_epoch")
+            self._close(turn)
+            return False
+        hearing.come_back(turn)
+        if verdict is Admission.STALE:
+            admission.reinstate(turn, report, self._policy)
+        elif verdict is Admission.NEW_EPOCH:
+            admission.begin_epoch(turn, report, self._policy)
+        elif verdict is Admission.AFTER_GAP:
+            self._miss_reports(turn)
+        if verdict is not Admission.AFTER_GAP and turn.row.seq == 0 and not starts_snapshot(report):
+            self._need(turn, "new_epoch")
+        if turn.row.flapping:
+            admission.settle_flapping(turn, self._policy)
+        return True
+
+    def _miss_reports(self, turn: Turn) -> None:
+        row = turn.row
+        self._tally.count("sequence_gaps")
+        if row.snapshot is not None:
+            row.snapshot = msgspec.structs.replace(row.snapshot, whole=False)
+        self._need(turn, "sequence_gap")
+        self._ask(turn)
+
+    def _take_body(self, turn: Turn, report: HostReport, record: Input) -> SnapshotProgress | None:
+        body, ended = report.body, None
+        if isinstance(body, Changes):
+            refused = self._bodies.take_changes(turn, body)
+        elif isinstance(body, SnapshotPart):
+            ended, refused = self._bodies.take_part(turn, body)
+        else:
+            return None
+        for facet in refused:
+            self._reject_facet(record, facet)
+        return ended
+
+    def _agree(self, turn: Turn, report: HostReport, ended: SnapshotProgress | None) -> bool:
+        """Compare count and digest, ask where they differ; True when what the host said is proved."""
+        row = turn.row
+        if row.snapshot is not None and turn.moment.tick > row.snapshot.tick + self._policy.snapshot_ticks:
+            row.snapshot = None
+        if isinstance(report.body, Farewell) or (row.snapshot is not None and row.snapshot.whole):
+            return False
+        if row.snapshot is not None or row.conflict is not None:
+            self._ask_in_conflict(turn)
+            self._ask(turn)
+            return False
+        found = agreement.difference(row, report)
+        if found == 0:
+            agreement.settle(turn)
+        else:
+            self._disagree(turn, found, after_snapshot=ended is not None and ended.whole)
+        if not row.grounded:
+            self._need(turn, "unproved")
+        self._ask(turn)
+        return row.grounded if found == 0 else ended is not None and ended.whole
+
+    def _disagree(self, turn: Turn, found: int, *, after_snapshot: bool) -> None:
+        self._tally.count("digest_mismatches")
+        if after_snapshot:
+            agreement.fail(turn, found, self._policy)
+        if not agreement.is_hopeless(turn.row, found):
+            self._need(turn, "digest")
+
+    def _ask_in_conflict(self, turn: Turn) -> None:
+        """The agent that is alone must answer a request of its own before the conflict ends."""
+        row, open_need = turn.row, turn.row.resync
+        if row.conflict is None or not admission.is_alone(turn):
+            return
+        asked = row.conflict.request_id
+        if asked is None:
+            row.asked = row.ask_tick = 0
+        elif open_need is not None and open_need.request_id == asked:
+            return
+        row.resync = None
+        self._need(turn, "host_conflict", force=open_need is not None and open_need.force)
+        admission.note_request(row)
+
+    def _confirm(self, turn: Turn) -> None:
+        """Rule H2; not while its source is away, since an agent then agrees with what it saw last."""
+        row = turn.row
+        if row.confirmed or row.degraded or row.conflict is not None or row.disconnected_tick is not None:
+            return
+        row.confirmed = True
+        turn.say(HostEvent.CONFIRMED)
+
+    def _need(self, turn: Turn, reason: str, *, force: bool = False) -> None:
+        position = (self._config.log, turn.moment.offset)
+        agreement.need(turn.host.host_id, turn.row, position, reason, force=force)
+
+    def _ask(self, turn: Turn) -> None:
+        host = turn.host
+        request = agreement.ask(host.host_id, turn.row, turn.moment.tick, self._bucket, self._policy)
+        if request is not None:
+            self._out.request(host.key, request)
+            self._tally.count("resyncs", request.reason)
+
+    def _close(self, turn: Turn) -> None:
+        """Emit what the turn says, publish what it changed, and mark the host's row for the next seal."""
+        host, row, topics = turn.host, turn.row, self._config.topics
+        row.applied = turn.moment.offset
+        self._dirty[host.host_id] = host
+        if turn.vms or turn.events or turn.inventory is not None:
+            self._out.observe(turn)
+        change = None
+        if turn.touched or host.facet_changes:
+            change = publish.change_of(turn, partition=self._partition, log=self._config.log, topic=topics.reports)
+        if change is not None:
+            self._out.produce(topics.changes, host.key, change)
+            self._tally.count("changes", change.cause.value)
+        elif turn.moment.tick < row.shown_tick + self._policy.shown_ticks:
+            return
+        row.shown_tick = turn.moment.tick
+        self._out.produce(topics.state, host.key, publish.state_of(host), urgent=change is not None)
+
+    def _reject(self, record: Input, reason: str, error: str) -> None:
+        self._out.dead_letter(record, record.value, reason, error, record.schema)
+        self._tally.count("dead_letters_records", reason)
+
+    def _reject_facet(self, record: Input, refused: Refused) -> None:
+        owner = "host" if refused.vm_id is None else f"VM {uuid_text(refused.vm_id)}"
+        self._out.dead_letter(record, refused.data, refused.reason, f"{owner}: facet {refused.facet[:100]!r}", None)
+        self._tally.count("dead_letters_records", refused.reason)

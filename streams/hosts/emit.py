@@ -1,0 +1,191 @@
+"""What the applied inputs have to say, until the runtime seals a batch.
+
+Observations are collected per vms partition and merged: a message costs the same whatever it holds. Each batch
+carries the clock; partitions that heard nothing for some ticks get the clock alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from schemas.codec import SCHEMA_HEADER, Record, encode, header_of
+from schemas.dead_letter import dead_letter_headers
+from schemas.ids import AgentEpoch, BootId
+from schemas.observation import ObservationBatch, ReportObservations, VmObservation
+from schemas.resync import ResyncRequest
+from streams.hosts.policy import RULES_VERSION
+from streams.hosts.turn import Turn
+from streams.runtime.stage import Input, Output
+
+MESSAGE_TARGET_BYTES = 768 * 1024
+"""Estimated size at which another message is begun; real ones stay below 1 MiB."""
+_REPORT_BYTES = 160
+_VM_BYTES = 32
+_FACET_BYTES = 24
+_ID_BYTES = 18
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostsTopics:
+    """Names of the topics, without prefix."""
+
+    reports: str
+    table: str
+    observations: str
+    changes: str
+    state: str
+    resync: str
+    dead_letters: str
+
+
+class Outbound:
+    """Outputs of one partition since the last seal."""
+
+    def __init__(self, topics: HostsTopics, *, partition: int, partitions: int, log: int) -> None:
+        self.topics = topics
+        self.count = 0
+        """Outputs so far, observations counted as they were stated."""
+        self.urgent = False
+        """Set when something was added that should not wait."""
+        self._partition = partition
+        self._log = log
+        self._outputs: list[Output] = []
+        self._reports: list[list[ReportObservations]] = [[] for _ in range(partitions)]
+        self._clocks: list[tuple[int, int]] = [(0, 0)] * partitions
+        """(tick, tick_at) that each vms partition was told last; after a load they are told again."""
+
+    def observe(self, turn: Turn) -> None:
+        """Take what the turn says to the vms partitions; inventory and host events go to all of them."""
+        self.urgent = True
+        if turn.events or turn.inventory is not None:
+            for target in range(len(self._reports)):
+                self._add(target, turn)
+        else:
+            for target in turn.vms:
+                self._add(target, turn)
+
+    def produce(self, topic: str, key: bytes, record: Record, *, urgent: bool = True) -> None:
+        """Take a record about a host; it goes to the partition of the host."""
+        self.urgent = self.urgent or urgent
+        headers = ((SCHEMA_HEADER, header_of(type(record))),)
+        self._outputs.append(Output(topic, self._partition, key, encode(record), headers))
+        self.count += 1
+
+    def request(self, key: bytes, request: ResyncRequest) -> None:
+        """Ask an agent."""
+        self.produce(self.topics.resync, key, request)
+
+    def dead_letter(self, record: Input, value: bytes, reason: str, error: str, schema: bytes | None) -> None:
+        """Put bytes nobody can use aside, with their position."""
+        headers = dead_letter_headers(
+            topic=self.topics.reports,
+            partition=record.partition,
+            offset=record.offset,
+            stage="hosts",
+            reason=reason,
+            error=error,
+            schema=schema,
+        )
+        self.urgent = True
+        self._outputs.append(Output(self.topics.dead_letters, self._partition, record.key, value, tuple(headers)))
+        self.count += 1
+
+    def seal(self, tick: int, tick_at: int, forward_ticks: int) -> list[Output]:
+        """Everything, encoded, and nothing kept."""
+        outputs, self._outputs = self._outputs, []
+        alone: bytes | None = None
+        for target, reports in enumerate(self._reports):
+            if reports:
+                self._reports[target] = []
+                outputs.extend(self._messages(target, reports, tick, tick_at))
+            elif tick >= self._clocks[target][0] + forward_ticks:
+                if alone is None:
+                    alone = self._encoded([], tick, tick_at)
+                outputs.append(self._message(target, alone))
+            else:
+                continue
+            self._clocks[target] = (tick, tick_at)
+        self.count = 0
+        return outputs
+
+    def _add(self, target: int, turn: Turn) -> None:
+        moment, row = turn.moment, turn.row
+        inventory = None if turn.inventory is None else turn.inventory.get(target, [])
+        self._reports[target].append(
+            ReportObservations(
+                moment.offset,
+                moment.appended_at,
+                moment.observed_at,
+                turn.host.host_id,
+                BootId(row.boot_id),
+                AgentEpoch(row.agent_epoch),
+                moment.seq,
+                turn.vms.get(target, []),
+                inventory,
+                turn.events,
+                turn.force,
+            )
+        )
+        self.count += 1
+
+    def _messages(self, target: int, reports: list[ReportObservations], tick: int, tick_at: int) -> Iterator[Output]:
+        """All but the last carry the clock as it was: what comes behind them may be older than the newest tick."""
+        *earlier, last = _filled(reports)
+        for chunk in earlier:
+            yield self._message(target, self._encoded(chunk, *self._clocks[target]))
+        yield self._message(target, self._encoded(last, tick, tick_at))
+
+    def _encoded(self, reports: list[ReportObservations], tick: int, tick_at: int) -> bytes:
+        return encode(
+            ObservationBatch(
+                source=self._partition,
+                log=self._log,
+                tick=tick,
+                tick_at=tick_at,
+                rules_version=RULES_VERSION,
+                reports=reports,
+            )
+        )
+
+    def _message(self, target: int, value: bytes) -> Output:
+        return Output(self.topics.observations, target, None, value, _BATCH_HEADERS)
+
+
+_BATCH_HEADERS = ((SCHEMA_HEADER, header_of(ObservationBatch)),)
+
+
+def _filled(reports: list[ReportObservations]) -> list[list[ReportObservations]]:
+    """The reports in order, in chunks of at most the target size each."""
+    chunks: list[list[ReportObservations]] = [[]]
+    filled = 0
+    for report in reports:
+        for piece, size in _pieces(report):
+            if chunks[-1] and filled + size > MESSAGE_TARGET_BYTES:
+                chunks.append([])
+                filled = 0
+            chunks[-1].append(piece)
+            filled += size
+    return chunks
+
+
+def _pieces(report: ReportObservations) -> Iterator[tuple[ReportObservations, int]]:
+    """The report with its size, or parts of it that each fit; inventory and host events stay with the last."""
+    rest = _REPORT_BYTES + _ID_BYTES * len(report.inventory or ())
+    sizes = [vm_bytes(vm) for vm in report.vms]
+    if rest + sum(sizes) <= MESSAGE_TARGET_BYTES:
+        yield report, rest + sum(sizes)
+        return
+    budget = max(MESSAGE_TARGET_BYTES - rest, MESSAGE_TARGET_BYTES // 8)
+    begin = filled = 0
+    for at, size in enumerate(sizes):
+        if at > begin and filled + size > budget:
+            yield msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[]), filled
+            begin, filled = at, 0
+        filled += size
+    yield msgspec.structs.replace(report, vms=report.vms[begin:]), rest + filled
+
+
+def vm_bytes(vm: VmObservation) -> int:
+    """Encoded size, rather too much than too little."""
+    return _VM_BYTES + sum(map(len, vm.facets.values())) + _FACET_BYTES * len(vm.facets)

@@ -1,0 +1,59 @@
+"""One input's turn: what it is about, and what it has to say to the vms partitions so far."""
+
+from typing import NamedTuple
+
+from schemas.host_rows import HostRow
+from schemas.ids import VmId
+from schemas.observation import HostEvent, HostObservation, VmObservation
+from schemas.report import HostReport, SnapshotPart
+from streams.hosts.state import Host
+
+
+class Moment(NamedTuple):
+    """Evidence of one turn: a report's, or a tick's."""
+
+    offset: int
+    appended_at: int
+    """Log-append time, ns."""
+    observed_at: int
+    """The agent's clock; the append time where no agent spoke."""
+    seq: int
+    """Of the report, or the number of the tick."""
+    tick: int
+    """Number of the newest tick that counted."""
+    reported: bool
+    """False when the evidence is a tick or a gap."""
+
+
+class Turn:
+    """What one input says about one host. `vms` and `inventory` are by vms partition."""
+
+    __slots__ = ("events", "force", "host", "inventory", "moment", "row", "touched", "vms")
+
+    def __init__(self, host: Host, moment: Moment) -> None:
+        self.host = host
+        self.row: HostRow = host.row
+        self.moment = moment
+        self.vms: dict[int, list[VmObservation]] = {}
+        self.inventory: dict[int, list[VmId]] | None = None
+        self.events: list[HostObservation] = []
+        self.force = False
+        self.touched = False
+        """Something public may have changed."""
+
+    def say(self, event: HostEvent, *, mass: bool = False) -> None:
+        """State something about the host itself to every vms partition."""
+        self.events.append(HostObservation(event, mass))
+        self.touched = True
+
+    def observe(self, partition: int, observation: VmObservation) -> None:
+        """State something about a VM to its partition."""
+        if (known := self.vms.get(partition)) is not None:
+            known.append(observation)
+        else:
+            self.vms[partition] = [observation]
+
+
+def starts_snapshot(report: HostReport) -> bool:
+    """True for part 1 of a snapshot: what a new epoch begins with."""
+    return isinstance(report.body, SnapshotPart) and report.body.part == 1
