@@ -78,6 +78,9 @@ def broker_properties(data: Path, *, port: int, controller_port: int) -> dict[st
         "log.cleaner.enable": "true",
         # The default of 128 MiB would be a quarter of the heap; this still holds 1.3 million keys a pass.
         "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
+        # A killed broker may register again only when its old session has ended: by default after 9 s.
+        "broker.session.timeout.ms": "4000",
+        "broker.heartbeat.interval.ms": "1000",
         "num.network.threads": "2",
         "num.io.threads": "4",
         "controlled.shutdown.max.retries": "1",

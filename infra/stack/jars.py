@@ -18,6 +18,7 @@ from infra.stack.report import Report
 POM = REPOSITORY / "infra" / "kafka" / "pom.xml"
 CHECKSUMS = REPOSITORY / "infra" / "kafka" / "jars.sha256"
 
+_REPORT_EVERY = 25
 _VERSION = re.compile(r"<kafka\.version>([0-9.]+)</kafka\.version>")
 
 
@@ -59,8 +60,10 @@ def fetch_kafka(cache: Path, report: Report) -> Path:
 
     def count(line: str) -> None:
         nonlocal fetched
-        if "Downloaded from" in line:
-            fetched += 1
+        if "Downloaded from" not in line:
+            return
+        fetched += 1
+        if fetched % _REPORT_EVERY == 0:
             report("kafka", f"fetching jars with Maven ({fetched} files so far)")
 
     report("kafka", "fetching jars with Maven")

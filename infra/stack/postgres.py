@@ -16,6 +16,7 @@ from infra.stack.ports import LOOPBACK
 from infra.stack.postgres_config import HBA, server_settings
 from infra.stack.postgres_programs import find_programs, make_available
 from infra.stack.privileges import account, hand_over, make_reachable, place
+from infra.stack.processes import working_in
 from infra.stack.report import Report
 from infra.stack.server import Launch, NotReady, Ports, Site
 from infra.stack.services import ServiceName
@@ -59,6 +60,7 @@ class PostgresServer:
             report(self.name, "creating the database cluster")
             self._create(home, data)
         socket.mkdir(mode=0o700, exist_ok=True)
+        forget_dead_postmaster(data, socket)
         hand_over(socket, self._account)
         fits = len(f"{socket}/.s.PGSQL.{ports[self.name]}") < _SOCKET_PATH_LIMIT
         (home / "pg_hba.conf").write_text(HBA)
@@ -139,3 +141,15 @@ class PostgresServer:
     def _program(self, name: str) -> str:
         chosen = self._site.settings.postgres_bin_dir
         return str(find_programs(chosen, for_another_user=self._account is not None) / name)
+
+
+def forget_dead_postmaster(data: Path, socket: Path) -> None:
+    """Delete the lock files of a server that is no more; leave them while any process works in the directory.
+
+    PostgreSQL does so itself, but takes a zombie nobody has collected, or a stranger under the same pid, for
+    the server alive. Every process of a server has its data directory as working directory.
+    """
+    if working_in(data):
+        return
+    for lock in (data / "postmaster.pid", *socket.glob(".s.PGSQL.*")):
+        lock.unlink(missing_ok=True)

@@ -160,10 +160,10 @@ def marked(marker: str, proc: Path = PROC) -> list[ProcessIdentity]:
 
 def working_in(directory: Path, proc: Path = PROC) -> list[int]:
     """Return the pids whose working directory is this one (for waiting only: they need not be ours)."""
-    found = []
+    found, wanted = [], directory.resolve()
     for pid in _pids(proc):
         with contextlib.suppress(OSError):
-            if (proc / str(pid) / "cwd").readlink() == directory:
+            if (proc / str(pid) / "cwd").readlink() == wanted:
                 found.append(pid)
     return found
 
@@ -212,4 +212,4 @@ def _gone(descriptor: int, timeout_seconds: float) -> bool:
 
 def _reap(pid: int) -> None:
     if (child := _children.get(pid)) is not None and child.poll() is not None:
-        del _children[pid]
+        _children.pop(pid, None)

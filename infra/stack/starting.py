@@ -45,6 +45,7 @@ class Starter:
         self._site = site
         self._writing = threading.Lock()
         self._cancelled = threading.Event()
+        self._log_begins: dict[ServiceName, int] = {}
 
     def cancel(self) -> None:
         """Make every waiting thread give up soon. Servers already started stay, and stay remembered."""
@@ -103,7 +104,7 @@ class Starter:
         launch = server.prepare(ports, report)
         report(server.name, "starting")
         paths = self._site.paths
-        rotate(paths.log(server.name))
+        self._log_begins[server.name] = rotate(paths.log(server.name))
         identity = spawn(
             launch.command,
             cwd=launch.cwd,
@@ -159,7 +160,8 @@ class Starter:
         return not all(port_choice.is_free(port) for port in self._ports(server).values())
 
     def _log_tail(self, service: ServiceName) -> str:
-        return " | ".join(tail(self._site.paths.log(service), _TAIL_LINES))
+        lines = tail(self._site.paths.log(service), _TAIL_LINES, begin=self._log_begins[service])
+        return " | ".join(lines) or "it wrote nothing"
 
 
 def marker_of(paths: StackPaths, service: ServiceName) -> str:
@@ -186,19 +188,22 @@ class _PortsOfAnother(msgspec.Struct):
     ports: dict[str, int]
 
 
-def rotate(log: Path) -> None:
-    """Set a log that has grown large aside as ``<log>.1``; a server keeps writing into the file it opened."""
+def rotate(log: Path) -> int:
+    """Set a log that has grown large aside as ``<log>.1``, and return at which byte the next run's part begins."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
-        log.replace(log.with_name(f"{log.name}.1"))
+    size = log.stat().st_size if log.exists() else 0
+    if size <= _LOG_LIMIT_BYTES:
+        return size
+    log.replace(log.with_name(f"{log.name}.1"))
+    return 0
 
 
-def tail(log: Path, lines: int) -> list[str]:
-    """Return the last lines of a log, at most 64 KiB of them; empty when there is none."""
+def tail(log: Path, lines: int, *, begin: int = 0) -> list[str]:
+    """Return the last lines of a log after byte ``begin``, at most 64 KiB of them; empty when there is none."""
     try:
         with log.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
+            end = stream.seek(0, 2)
+            stream.seek(max(begin, end - _TAIL_BYTES))
             content = stream.read().decode(errors="replace")
     except FileNotFoundError:
         return []
