@@ -33,6 +33,10 @@ class _ArrayDumper(Dumper):
         return dumper
 
 
+class LoginRefused(DatabaseRefused):
+    """The server answered, and did not let us in: login, password, database name or its right to connect."""
+
+
 def where(settings: Database) -> str:
     """Address of the database for messages; without any secret."""
     try:
@@ -48,13 +52,19 @@ def where(settings: Database) -> str:
 def connect(settings: Database, *, application_name: str) -> Connection:
     """A connection in autocommit mode, so that transactions are begun where they are meant.
 
-    Raises NeighbourUnreachable when nothing answers (also for a refused login: libpq gives no code to tell them
-    apart, its text stands in the message), DatabaseRefused when the server is too old or refuses the role.
+    Raises NeighbourUnreachable when nothing answers, LoginRefused when we are not let in, DatabaseRefused when the
+    server is too old or refuses the role.
     """
     place = where(settings)
     try:
         connection = psycopg.connect(_conninfo(settings, application_name), autocommit=True)
     except psycopg.OperationalError as error:
+        if _was_let_speak(error):
+            raise LoginRefused(
+                f"the login was refused ({_first_line(error)})",
+                where=place,
+                advice="run `deltavisor db migrate` if the database is new; else mend user, password or database name",
+            ) from error
         raise NeighbourUnreachable(
             f"no connection ({_first_line(error)})",
             where=place,
@@ -127,6 +137,15 @@ def _malformed() -> ConfigError:
         where="postgres.dsn",
         advice="write it as 'host=... port=... dbname=... user=...'",
     )
+
+
+def _was_let_speak(error: psycopg.OperationalError) -> bool:
+    """True when the server got as far as asking for a password.
+
+    libpq gives no SQLSTATE for a failed connection, but a server that starts, stops or is full says so before that.
+    """
+    attempt = error.pgconn
+    return attempt is not None and (attempt.used_password or attempt.needs_password)
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ from infra.runtime.errors import DatabaseRefused, FatalError, SelfFenced, TooMan
 from sinks.postgres import statements
 from sinks.postgres.binary import Array, uuids
 from sinks.postgres.coalesce import Known
-from sinks.postgres.connection import Connection, connect, where
+from sinks.postgres.connection import Connection, LoginRefused, connect, where
 from sinks.postgres.plan import Batch, Plan, Round, Span, Step, Versions, plan
 from sinks.postgres.settings import Database
 from sinks.postgres.sqlstate import Verdict, describe, verdict_of
@@ -72,9 +72,17 @@ class Writer:
         self.server_version = 0
 
     def open(self) -> Connection:
-        """The connection, made anew if there is none. Raises NeighbourUnreachable, DatabaseRefused."""
+        """The connection, made anew if there is none. Raises NeighbourUnreachable, DatabaseRefused.
+
+        Once there was one, a refused login is taken for an operation at the server and tried again.
+        """
         if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
+            try:
+                self._connection = self._connect()
+            except LoginRefused as error:
+                if self.server_version:
+                    raise TransientError(error.what, where=error.where, advice=error.advice) from error
+                raise
             self.server_version = self._connection.info.server_version
         return self._connection
 
