@@ -23,7 +23,7 @@ from producers.agent.publish import Delivery, Publisher
 from producers.agent.reporter import Reporter
 from producers.agent.resync import CATCH_UP_SECONDS, ResyncListener
 from producers.agent.settings import AgentSettings
-from producers.agent.source import Hints, HostIdentity, Source, SourceUnavailable
+from producers.agent.source import Hints, Source, SourceUnavailable
 from producers.agent.telling import AgentMetrics
 from schemas.facets import HostFacet
 from schemas.facets.host import HostReachability
