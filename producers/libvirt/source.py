@@ -201,6 +201,7 @@ class LibvirtSource:
                 if chronicle.is_ending:
                     self._due_ns.setdefault(event.vm_id, now + ENDING_NS)
                 else:
+                    self._due_ns.pop(event.vm_id, None)
                     self._dirty.add(event.vm_id)
             for vm_id in [vm_id for vm_id, due_ns in self._due_ns.items() if due_ns <= now]:
                 del self._due_ns[vm_id]

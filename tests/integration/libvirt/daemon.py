@@ -1,8 +1,8 @@
 """A session libvirtd of our own, with real QEMU domains: no systemd, no KVM, no root at run time.
 
 Started by root it runs as an unprivileged user. Everything lives in one private directory with a short path (the name
-of a unix socket has at most 107 bytes), and everything is ended by process id. The domains are diskless, emulated and
-tiny; they start in about half a second and never boot anything.
+of a unix socket has at most 107 bytes), and everything is ended by process id. The domains are emulated and tiny; they
+start in about half a second and boot nothing, or a boot sector that powers off or panics.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID, uuid4
-
-import libvirt
 
 from schemas.ids import VmId
 
@@ -29,6 +29,12 @@ _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _UNPRIVILEGED = "nobody"
+_AFFECT_LIVE = 1
+"""VIR_DOMAIN_AFFECT_LIVE."""
+_UNDEFINE_MANAGED_SAVE = 1
+"""VIR_DOMAIN_UNDEFINE_MANAGED_SAVE."""
+_METADATA_TITLE = 1
+"""VIR_DOMAIN_METADATA_TITLE."""
 
 _DAEMON_CONFIG = """\
 auth_unix_ro = "none"
@@ -60,9 +66,25 @@ _DOMAIN = """\
 </domain>
 """
 
+_SECTOR_BYTES = 512
+_IMAGE_BYTES = 1 << 20
+_HALT = bytes.fromhex("f4ebfd")  # hlt; jmp to it
+
+
+class Guest(Enum):
+    """What runs in a domain: 16-bit code of its boot sector, None for no disk at all."""
+
+    NONE = None
+    POWERS_OFF = bytes.fromhex("ba0406 b80020 ef") + _HALT
+    """out 0x2000 to port 0x604: ACPI's soft off of the `pc` machine."""
+    PANICS = bytes.fromhex("ba0505 b001 ee") + _HALT
+    """out 1 to port 0x505: the pvpanic device."""
+
 
 def why_unavailable() -> str | None:
     """What is missing to run this, or None."""
+    if find_spec("libvirt") is None:
+        return "the libvirt binding is not installed; run infra/stack/libvirt.sh"
     for program in ("libvirtd", "qemu-system-x86_64"):
         if shutil.which(program, path=_SBIN) is None:
             return f"{program} is not installed; run infra/stack/libvirt.sh"
@@ -86,7 +108,7 @@ class SessionLibvirtd:
 
     def __init__(self) -> None:
         self._account = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else None
-        self._directory = Path(tempfile.mkdtemp(prefix="dvl-", dir="/tmp"))  # noqa: S108 (short, private to us)
+        self._directory = Path(tempfile.mkdtemp(prefix="dvl-", dir="/tmp"))
         self._daemon: subprocess.Popen[bytes] | None = None
         for name in ("home", "run", "config/libvirt", "cache"):
             self._directory.joinpath(name).mkdir(parents=True)
@@ -181,18 +203,32 @@ class SessionLibvirtd:
                     os.kill(pid, signal.SIGKILL)
             shutil.rmtree(self._directory)
 
-    def define(self, name: str, *, vm_id: VmId | None = None, vcpus: int = 1, memory_mib: int = 16) -> VmId:
+    def clear(self) -> None:
+        """Remove all domains, running or defined; starts the daemon if it was stopped."""
+        if self._daemon is None:
+            self.start()
+        self.thaw()
+        with self._connected() as connection:
+            for domain in connection.listAllDomains(0):
+                if domain.isActive():
+                    domain.destroy()
+                if domain.isPersistent():
+                    domain.undefineFlags(_UNDEFINE_MANAGED_SAVE)
+
+    def define(self, name: str, *, vm_id: VmId | None = None, guest: Guest = Guest.NONE) -> VmId:
         """Define a persistent domain, not started."""
         vm_id = VmId(uuid4().bytes) if vm_id is None else vm_id
+        document = self._domain_xml(name, vm_id, guest)
         with self._connected() as connection:
-            connection.defineXML(_domain_xml(name, vm_id, vcpus=vcpus, memory_mib=memory_mib))
+            connection.defineXML(document)
         return vm_id
 
     def create_transient(self, name: str) -> VmId:
         """Start a domain that has no definition: when it ends, nothing of it is left."""
         vm_id = VmId(uuid4().bytes)
+        document = self._domain_xml(name, vm_id, Guest.NONE)
         with self._connected() as connection:
-            connection.createXML(_domain_xml(name, vm_id, vcpus=1, memory_mib=16), 0)
+            connection.createXML(document, 0)
         return vm_id
 
     def start_vm(self, name: str) -> None:
@@ -226,27 +262,17 @@ class SessionLibvirtd:
     def plug_nic(self, name: str, mac: str) -> None:
         """Hot-plug a NIC with user networking (needs no privilege)."""
         nic = f"<interface type='user'><mac address='{mac}'/><model type='virtio'/></interface>"
-        self._call(name, "attachDeviceFlags", nic, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        self._call(name, "attachDeviceFlags", nic, _AFFECT_LIVE)
 
     def plug_disk(self, name: str, target: str) -> Path:
         """Hot-plug a disk backed by a small file, whose path is returned."""
-        image = self._directory / f"{name}-{target}.raw"
-        with image.open("wb") as stream:
-            stream.truncate(1 << 20)
-        if self._account is not None:
-            os.chown(image, self._account.pw_uid, self._account.pw_gid)
-        disk = (
-            f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/>"
-            f"<target dev='{target}' bus='virtio'/><serial>SN-{target}</serial></disk>"
-        )
-        self._call(name, "attachDeviceFlags", disk, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        image = self._image(f"{name}-{target}")
+        self._call(name, "attachDeviceFlags", _disk_xml(image, target), _AFFECT_LIVE)
         return image
 
     def set_title(self, name: str, title: str) -> None:
         """Change metadata of the running domain."""
-        self._call(
-            name, "setMetadata", libvirt.VIR_DOMAIN_METADATA_TITLE, title, None, None, libvirt.VIR_DOMAIN_AFFECT_LIVE
-        )
+        self._call(name, "setMetadata", _METADATA_TITLE, title, None, None, _AFFECT_LIVE)
 
     def qemu_pid(self, name: str) -> int:
         """Process id of a running domain; works while the daemon is down too."""
@@ -273,6 +299,8 @@ class SessionLibvirtd:
             raise AssertionError(f"libvirtd ended with status {self._daemon.returncode}\n{self.log}")
         if not self._socket.exists():
             return False
+        import libvirt
+
         try:
             libvirt.openReadOnly(self.uri).close()
         except libvirt.libvirtError:
@@ -304,8 +332,27 @@ class SessionLibvirtd:
                     pids.append(pid)
         return pids
 
+    def _domain_xml(self, name: str, vm_id: VmId, guest: Guest) -> str:
+        devices = ""
+        if guest.value is not None:
+            boot = self._image(f"{name}-boot")
+            with boot.open("r+b") as stream:
+                stream.write(guest.value.ljust(_SECTOR_BYTES - 2, b"\0") + b"\x55\xaa")
+            devices = _disk_xml(boot, "vda") + "<panic model='isa'/>"
+        return _DOMAIN.format(name=name, uuid=UUID(bytes=vm_id), memory_mib=16, vcpus=1, devices=devices)
+
+    def _image(self, name: str) -> Path:
+        image = self._directory / f"{name}.raw"
+        with image.open("wb") as stream:
+            stream.truncate(_IMAGE_BYTES)
+        if self._account is not None:
+            os.chown(image, self._account.pw_uid, self._account.pw_gid)
+        return image
+
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Any]:
+        import libvirt
+
         connection = libvirt.open(self.uri)
         try:
             yield connection
@@ -326,5 +373,8 @@ def _runs(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def _domain_xml(name: str, vm_id: VmId, *, vcpus: int, memory_mib: int) -> str:
-    return _DOMAIN.format(name=name, uuid=UUID(bytes=vm_id), vcpus=vcpus, memory_mib=memory_mib, devices="")
+def _disk_xml(image: Path, target: str) -> str:
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/>"
+        f"<target dev='{target}' bus='virtio'/><serial>SN-{target}</serial></disk>"
+    )
