@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 
 from infra.runtime.settings import TopicSettings
 from infra.stack.endpoints import Endpoints
 from infra.stack.ports import choose
 from infra.supervisor.part import Part
+from sinks.postgres.settings import RoleSettings
 
 SINKS, STAGES, AGENTS = 0, 1, 2
 """Tiers: readers start first and stop last, so that a stopping line drains downstream."""
@@ -33,6 +35,8 @@ class LineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of a simulated fleet's agent; None starts none."""
     libvirt: Sequence[str] | None = None
     """Arguments of a libvirt agent; None starts none."""
+    console_logs: bool = False
+    """Lines for people instead of JSON."""
     tables: Mapping[str, Mapping[str, Any]] = {}
     """Further settings by table, above what the line itself sets."""
 
@@ -47,8 +51,13 @@ def write_settings(path: Path, endpoints: Endpoints, options: LineOptions) -> Pa
             "replication_factor": options.topics.replication_factor,
             "min_insync_replicas": options.topics.min_insync_replicas,
         },
+        "log": {"format": "console" if options.console_logs else "json"},
         "hosts": {"tick_key_file": str(secrets / "tick_key")},
-        "postgres": {"dsn": endpoints.postgres, "password_file": str(secrets / "pg_sink")},
+        "postgres": {
+            "dsn": psycopg.conninfo.make_conninfo(endpoints.postgres, user=RoleSettings().sink),
+            "password_file": str(secrets / "pg_sink"),
+            "group": f"{options.topic_prefix}deltavisor-sink-postgres",
+        },
     }
     for name, table in options.tables.items():
         tables.setdefault(name, {}).update(table)
