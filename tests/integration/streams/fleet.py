@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, TopicPartition
 
-from infra.runtime.kafka import make_consumer, make_producer
+from infra.runtime.kafka import make_admin, make_consumer, make_producer
 from infra.runtime.settings import KafkaSettings, TopicSettings
 from infra.runtime.topics import DEAD_LETTERS, HOST_REPORTS, HOSTS_TABLE, VM_OBSERVATIONS, TopicAdmin
 from schemas.codec import SCHEMA_HEADER, decode, encode, header_of
@@ -158,6 +158,17 @@ class Line:
         finally:
             consumer.close()
 
+    def end(self, partition: int) -> int:
+        """The offset of the next input of this partition."""
+        consumer = make_consumer(self.kafka, group_id=f"{self.kafka.topic_prefix}reader")
+        try:
+            place = TopicPartition(self.topic(HOST_REPORTS), partition)
+            answer = consumer.get_watermark_offsets(place, timeout=10, cached=False)
+        finally:
+            consumer.close()
+        assert answer is not None
+        return int(answer[1])
+
     def committed(self) -> dict[int, int]:
         """The group's offsets by partition; -1001 when there is none."""
         group = f"{self.kafka.topic_prefix}deltavisor-hosts"
@@ -230,6 +241,21 @@ class Line:
                 row = decode(CountRow, _value(message), _header(message))
                 rows[_place(message)[0], key] = (row.applied, row.count)
         assert rows == last
+
+
+def commit_offsets(line: Line, offsets: Mapping[int, int]) -> None:
+    """Set the group's offsets; waits until a member that was killed has left the group."""
+    group = f"{line.kafka.topic_prefix}deltavisor-hosts"
+    wanted = [TopicPartition(line.topic(HOST_REPORTS), partition, offset) for partition, offset in offsets.items()]
+    admin = make_admin(line.kafka)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])[group].result()
+            return
+        except KafkaException:
+            assert time.monotonic() < deadline, "the group never became empty"
+            time.sleep(0.5)
 
 
 def _read(consumer: Consumer, topic: str, partitions: int) -> list[Message]:
