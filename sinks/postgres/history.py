@@ -74,23 +74,26 @@ def _ended(end: Exit | None) -> bytes:
 
 def _vm_row(item: Incoming, change: VmChange) -> bytes:
     evidence = change.evidence
+    # Each value stands behind its length.
+    # fmt: off
     fixed = _vm_numbers(
         len(VM_CHANGE_COLUMNS),
-        *(16, uuid_raw(change.vm_id)),
-        *(8, change.incarnation),
-        *(8, change.version),
-        *(8, micros(change.detected_at)),
-        *(8, micros(change.observed_at)),
-        *(8, micros(change.availability.since)),
-        *(8, change.ownership_epoch),
-        *(8, signed(change.previous_digest)),
-        *(8, signed(change.state_digest)),
-        *(8, evidence.log),
-        *(8, evidence.offset),
-        *(4, evidence.partition),
-        *(4, change.rules_version),
-        *(2, _mask(item)),
+        16, uuid_raw(change.vm_id),
+        8, change.incarnation,
+        8, change.version,
+        8, micros(change.detected_at),
+        8, micros(change.observed_at),
+        8, micros(change.availability.since),
+        8, change.ownership_epoch,
+        8, signed(change.previous_digest),
+        8, signed(change.state_digest),
+        8, evidence.log,
+        8, evidence.offset,
+        4, evidence.partition,
+        4, change.rules_version,
+        2, _mask(item),
     )
+    # fmt: on
     return b"".join(
         (
             fixed,
@@ -115,27 +118,30 @@ def _vm_row(item: Incoming, change: VmChange) -> bytes:
 def _host_row(item: Incoming, change: HostChange) -> bytes:
     evidence = change.evidence
     found = change.reachability
+    # Each value stands behind its length.
+    # fmt: off
     fixed = _host_numbers(
         len(HOST_CHANGE_COLUMNS),
-        *(16, uuid_raw(change.host_id)),
-        *(8, change.incarnation),
-        *(8, change.version),
-        *(8, micros(change.detected_at)),
-        *(8, micros(change.observed_at)),
-        *(8, micros(found.since)),
-        *(8, signed(change.previous_digest)),
-        *(8, signed(change.state_digest)),
-        *(8, evidence.log),
-        *(8, evidence.offset),
-        *(4, evidence.partition),
-        *(4, change.rules_version),
-        *(2, _mask(item)),
-        *(1, found.mass),
-        *(1, change.confirmed),
-        *(16, uuid_raw(change.machine_id)),
-        *(16, uuid_raw(change.boot_id)),
-        *(16, uuid_raw(change.agent_epoch)),
+        16, uuid_raw(change.host_id),
+        8, change.incarnation,
+        8, change.version,
+        8, micros(change.detected_at),
+        8, micros(change.observed_at),
+        8, micros(found.since),
+        8, signed(change.previous_digest),
+        8, signed(change.state_digest),
+        8, evidence.log,
+        8, evidence.offset,
+        4, evidence.partition,
+        4, change.rules_version,
+        2, _mask(item),
+        1, found.mass,
+        1, change.confirmed,
+        16, uuid_raw(change.machine_id),
+        16, uuid_raw(change.boot_id),
+        16, uuid_raw(change.agent_epoch),
     )
+    # fmt: on
     return b"".join(
         (
             fixed,
