@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.agreement.fold import Fold
@@ -60,8 +60,11 @@ def compare_tables(fold: Fold, current: Mapping[str, CurrentRow], history: Seque
     return found
 
 
-def compare_truth(fold: Fold, truth: Mapping[str, Truth]) -> list[str]:
-    """Disagreements between the fold and the fleet's ground truth, once the fleet has been quiet."""
+def compare_truth(fold: Fold, truth: Mapping[str, Truth], hosts: Collection[str]) -> list[str]:
+    """Disagreements between the fold and a fleet's ground truth, once the fleet has been quiet.
+
+    `hosts` are the fleet's own: VMs of other hosts that use the same line are not its business.
+    """
     found = []
     for vm_id, true in truth.items():
         folded = fold.vms.get(vm_id)
@@ -74,7 +77,9 @@ def compare_truth(fold: Fold, truth: Mapping[str, Truth]) -> list[str]:
         elif true.host_id is not None and folded.host_id != true.host_id:
             found.append(f"{vm_id}: runs on {true.host_id}, published on {folded.host_id}")
     alive = [
-        vm_id for vm_id, folded in fold.vms.items() if vm_id not in truth and folded.status not in ("removed", "down")
+        vm_id
+        for vm_id, folded in fold.vms.items()
+        if vm_id not in truth and folded.host_id in hosts and folded.status not in ("removed", "down")
     ]
     found += [f"{vm_id}: does not exist, published as {fold.vms[vm_id].status}" for vm_id in alive]
     return found

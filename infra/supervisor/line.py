@@ -76,14 +76,16 @@ def _toml(tables: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 def parts_of(config: Path, options: LineOptions) -> list[Part]:
     """The parts, each with a port of its own for /livez, /readyz and /metrics."""
-    workers = [("sink", "postgres", SINKS)] * options.sink_workers
-    workers += [("stream", "vms", STAGES)] * options.vms_workers
-    workers += [("stream", "hosts", STAGES)] * options.hosts_workers
+    workers = [
+        *(("sink", "postgres", SINKS, number) for number in range(options.sink_workers)),
+        *(("stream", "vms", STAGES, number) for number in range(options.vms_workers)),
+        *(("stream", "hosts", STAGES, number) for number in range(options.hosts_workers)),
+    ]
     ports: set[int] = set()
     parts: list[Part] = []
-    for number, (command, component, tier) in enumerate(workers, start=1):
-        names = {"WORKER_NAME": str(number)} if command == "stream" else {}
-        parts.append(_part(f"{component}-{number}", (command, component), component, config, tier, names, ports))
+    for command, component, tier, number in workers:
+        names = {"WORKER_NAME": str(number + 1)} if command == "stream" else {}
+        parts.append(_part(f"{component}-{number + 1}", (command, component), component, config, tier, names, ports))
     for source, arguments in (("simulator", options.simulator), ("libvirt", options.libvirt)):
         if arguments is not None:
             command_line = ("agent", "--source", source, *arguments)

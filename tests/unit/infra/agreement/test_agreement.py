@@ -109,11 +109,12 @@ def test_every_difference_of_a_row_is_found() -> None:
 
 def test_the_truth_is_compared_both_ways() -> None:
     fold = folded(change(1))
-    assert compare_truth(fold, {VM: Truth(status="up", host_id=HOST)}) == []
-    assert compare_truth(fold, {VM: Truth(status="paused", host_id=HOST)}) != []
-    assert compare_truth(fold, {VM: Truth(status="up", host_id=VM)}) != []
-    assert compare_truth(fold, {}) != []
-    assert compare_truth(folded(), {VM: Truth(status="up", host_id=HOST)}) != []
+    assert compare_truth(fold, {VM: Truth(status="up", host_id=HOST)}, {HOST}) == []
+    assert compare_truth(fold, {VM: Truth(status="paused", host_id=HOST)}, {HOST}) != []
+    assert compare_truth(fold, {VM: Truth(status="up", host_id=VM)}, {HOST}) != []
+    assert compare_truth(fold, {}, {HOST}) != []
+    assert compare_truth(fold, {}, {VM}) == []
+    assert compare_truth(folded(), {VM: Truth(status="up", host_id=HOST)}, {HOST}) != []
 
 
 def test_a_long_list_is_cut_with_its_count() -> None:
