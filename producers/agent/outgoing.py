@@ -48,7 +48,8 @@ class OutgoingCounts:
     heartbeats: int = 0
     snapshots: int = 0
     snapshot_parts: int = 0
-    epochs: int = 1
+    new_epochs: int = 0
+    """Epochs begun because a report of the one before was lost."""
 
 
 class Outgoing:
@@ -279,7 +280,7 @@ class Outgoing:
         """
         self.state = self.state.succeed(epoch)
         self._plan = None
-        self.counts.epochs += 1
+        self.counts.new_epochs += 1
         for lost in untold:
             if lost.vm_id not in self.state.vms and lost.vm_id not in self._vms:
                 self._vms[lost.vm_id] = _Waiting(observed=now, gone=lost.reason)

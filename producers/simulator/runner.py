@@ -175,9 +175,9 @@ class SimulatedFleetAgent:
             if delivery.error is not None:
                 _log.error("report_lost", seq=delivery.seq, error=delivery.error.str(), code=delivery.error.name())
             self._agents.decided(delivery, now)
+        self._agents.look(now, self._publisher.send)
         while not self._requests.empty():
             self._agents.asked(self._requests.get())
-        self._agents.look(now, self._publisher.send)
         self._agents.serve(now, self._publisher.send)
         self._note_stability()
         if (now.monotonic_ns - self._shown_at) / 1e9 > SHOW_SECONDS:
