@@ -72,7 +72,7 @@ def read_change(
         raise NewerVersion(
             str(error), where=f"{topic}[{partition}]@{offset}", advice="upgrade this program, then start it again"
         ) from error
-    except (RecordError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (RecordError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise bad_record(str(error), topic, partition, offset) from error
     subject_id = change.vm_id if isinstance(change, VmChange) else change.host_id
     return Incoming(partition, offset, subject_id, change, facets)
