@@ -43,9 +43,11 @@ _ALIAS_PREFIXES: Final = {
     "crypto": "crypto",
 }
 _DRIVE_BUSES: Final = {"ide": "ide", "sata": "sata", "scsi": "scsi", "fdc": "fdc"}
+_BUILT_IN_SATA: Final = "pci:0000:00:1f.2"
+"""Of the q35 machine; libvirt calls it so for the sake of old domains."""
 _CHARACTER_DEVICES: Final = frozenset({"serial", "parallel", "console", "channel"})
 
-# Paths of pseudo terminals are new at every start.
+# Paths of pseudo terminals are new at every start, and so are those of a channel's socket.
 _STABLE_CHARACTER_BACKENDS: Final = frozenset({"file", "unix", "tcp", "udp", "dev", "pipe"})
 
 
@@ -59,10 +61,10 @@ def devices_of(hardware: Element) -> list[Device]:
     for element in hardware:
         if len(devices) >= MAX_DEVICES:
             break
+        index = seen[element.tag]
+        seen[element.tag] += 1
         if _is_device(element):
-            alias = _alias(element, seen[element.tag])
-            seen[element.tag] += 1
-            devices.append(_device(element, alias))
+            devices.append(_device(element, _alias(element, index)))
     return sorted(devices, key=lambda device: (device.alias, device.device_class, device.address or ""))
 
 
@@ -110,6 +112,8 @@ def _disk_index(name: str) -> int:
 def _controller_alias(controller: Element) -> str:
     kind = controller.get("type", "")[:40]
     index = int(controller.get("index", "0"))
+    if kind == "sata" and _address(controller.find("address")) == _BUILT_IN_SATA:
+        return "ide"
     if kind == "pci":
         return f"{'pcie' if controller.get('model') == 'pcie-root' else 'pci'}.{index}"
     return kind if index == 0 and kind in ("ide", "usb") else f"{kind}{index}"
@@ -184,7 +188,8 @@ def _backend(element: Element) -> str | None:
     source = element.find("source")
     if kind in _CHARACTER_DEVICES:
         own = element.get("type", "")
-        path = None if source is None or own not in _STABLE_CHARACTER_BACKENDS else _any_of(source, "path", "host")
+        is_stable = kind != "channel" and own in _STABLE_CHARACTER_BACKENDS
+        path = None if source is None or not is_stable else _any_of(source, "path", "host")
         return ":".join(part for part in (own, path) if part)
     if source is None:
         return element.get("type") if kind == "interface" else None
@@ -200,7 +205,7 @@ def _disk_source(disk: Element, source: Element) -> str | None:
 
 
 def _interface_source(interface: Element, source: Element) -> str:
-    name = _any_of(source, "bridge", "network", "dev", "path", "address", "name")
+    name = _any_of(source, "network", "bridge", "dev", "path", "address", "name")
     return ":".join(part for part in (interface.get("type"), name) if part)
 
 

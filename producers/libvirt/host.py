@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.runtime.errors import ConfigError
 from producers.agent.source import HostIdentity
-from producers.libvirt.connection import Connection
 from schemas.facets.host import HostCapacity, HostSystem
 from schemas.ids import BootId, HostId, MachineId, uuid_bytes
+
+if TYPE_CHECKING:
+    from producers.libvirt.connection import Connection
 
 _MACHINE_ID = Path("/etc/machine-id")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
