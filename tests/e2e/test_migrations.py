@@ -29,8 +29,8 @@ def test_seven_orders_hand_over_once_and_are_never_down(line: WholeLine, source_
             fleet.do(migrate(vm, 1, order=order, source_stays_defined=source_stays_defined), gap_seconds=0.1)
         assert line.disagreements(fleet.agent) == []
         destination = uuid_text(fleet.fleet.hosts[1].host_id)
-        for name, vm in moved.items():
-            history = line.rows(HISTORY, uuid_text(vm.vm_id))
+        for name, mover in moved.items():
+            history = line.rows(HISTORY, uuid_text(mover.vm_id))
             assert {row["status"] for row in history}.isdisjoint({"down", "crashed", "removed"}), name
             epochs = [row["ownership_epoch"] for row in history]
             assert epochs == sorted(epochs), name
