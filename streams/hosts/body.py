@@ -56,9 +56,10 @@ class BodyReader:
         return ended, refused
 
     def _take_vms(self, turn: Turn, vms: list[VmFacets], refused: list[Refused], *, whole: bool) -> None:
-        host, force = turn.host, turn.force
+        host, force, offset = turn.host, turn.force, turn.moment.offset
         known, drift, equal = host.vms, 0, 0
-        for vm_id, facets in ((vm.vm_id, vm.facets) for vm in vms):
+        for vm in vms:
+            vm_id, facets = vm.vm_id, vm.facets
             before = known.get(vm_id)
             is_new = before is None
             if before is None:
@@ -68,10 +69,10 @@ class BodyReader:
             if gated.refused:
                 refused += gated.refused
             if is_new or gated.after != before:
-                host.set_vm(vm_id, gated.after)
+                host.set_vm(vm_id, gated.after, offset)
                 drift += gated.drift
             if gated.passed or is_new or force:
-                turn.observe(before.partition, VmObservation(vm_id, gated.passed))
+                turn.observe(before.partition, VmObservation(vm_id, gated.passed), gated.passed_bytes)
         turn.row.digest = (turn.row.digest + drift) & U64
         turn.row.vm_count = len(known)
         self.equal_facets += equal
@@ -79,7 +80,7 @@ class BodyReader:
     def _take_gone(self, turn: Turn, body: Changes) -> None:
         here = {vm.vm_id for vm in body.vms}
         for gone in body.gone:
-            marks = turn.host.drop_vm(gone.vm_id)
+            marks = turn.host.drop_vm(gone.vm_id, turn.moment.offset)
             if gone.vm_id not in here:
                 partition = self._partition_of(gone.vm_id) if marks is None else marks.partition
                 turn.observe(partition, VmObservation(gone.vm_id, {}, gone.reason))
@@ -99,7 +100,7 @@ class BodyReader:
         """VMs of this host that are not listed are absent; the list itself travels on, so that claims end."""
         listed = set(inventory)
         for vm_id in [vm_id for vm_id in turn.host.vms if vm_id not in listed]:
-            marks = turn.host.drop_vm(vm_id)
+            marks = turn.host.drop_vm(vm_id, turn.moment.offset)
             if marks is not None:
                 turn.observe(marks.partition, VmObservation(vm_id, {}, GoneReason.ABSENT))
         turn.inventory = self._split(turn, inventory)

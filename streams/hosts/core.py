@@ -56,7 +56,8 @@ class HostsCore:
         policy = config.policy
         self._config, self._policy = config, policy
         self._partition = partition
-        self._hosts = hosts
+        self.hosts = hosts
+        """By id; nobody but the core changes them."""
         self._dirty: dict[HostId, Host] = {}
         self._ticks = Ticks(row)
         self._bucket = agreement.TokenBucket(policy, policy.bucket_tokens if row is None else row.resync_tokens)
@@ -91,7 +92,7 @@ class HostsCore:
         """See PartitionCore: no host is confirmed any more, each is asked for a whole snapshot with force."""
         offset = next_offset - 1
         at = self._ticks.at
-        for host in self._hosts.values():
+        for host in self.hosts.values():
             turn = Turn(host, Moment(offset, at, at, self._ticks.n, self._ticks.n, reported=False))
             host.row.confirmed = host.row.grounded = False
             host.row.snapshot = None
@@ -152,7 +153,7 @@ class HostsCore:
         """Say of each due host that it is silent, or degraded. Who is silent is decided for all before it is said."""
         n, restart = self._ticks.n, self._ticks.restart_tick
         silent = {host.host_id for host in due if self._watch.silent_tick(host, restart) <= n}
-        mass = bool(silent) and self._watch.is_mass(self._hosts.values(), n, restart)
+        mass = bool(silent) and self._watch.is_mass(self.hosts.values(), n, restart)
         moment = Moment(record.offset, record.appended_at, record.appended_at, n, n, reported=False)
         for host in due:
             turn = Turn(host, moment)
@@ -185,7 +186,7 @@ class HostsCore:
 
     def _host_of(self, record: Input, report: HostReport) -> Host:
         """The host that speaks, known or new; raises RecordError when another speaks in its name (fault M7)."""
-        host = self._hosts.get(report.host_id)
+        host = self.hosts.get(report.host_id)
         if host is not None and record.key == host.key:
             if report.agent_epoch == host.row.agent_epoch and report.machine_id != host.row.machine_id:
                 raise RecordError("machine_id: another than before in the same agent epoch")
@@ -198,7 +199,7 @@ class HostsCore:
             agent_epoch=admission.NO_EPOCH,
             epoch_at=record.appended_at,
         )
-        self._hosts[report.host_id] = host = Host(report.host_id, row)
+        self.hosts[report.host_id] = host = Host(report.host_id, row)
         return host
 
     def _admit(self, turn: Turn, report: HostReport) -> bool:

@@ -11,18 +11,15 @@ import msgspec
 
 from schemas.codec import SCHEMA_HEADER, Record, encode, header_of
 from schemas.dead_letter import dead_letter_headers
-from schemas.ids import AgentEpoch, BootId
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.resync import ResyncRequest
 from streams.hosts.policy import RULES_VERSION
-from streams.hosts.turn import Turn
+from streams.hosts.turn import FACET_BYTES, VM_BYTES, Turn
 from streams.runtime.stage import Input, Output
 
 MESSAGE_TARGET_BYTES = 768 * 1024
 """Estimated size at which another message is begun; real ones stay below 1 MiB."""
 _REPORT_BYTES = 160
-_VM_BYTES = 32
-_FACET_BYTES = 24
 _ID_BYTES = 18
 
 
@@ -39,6 +36,10 @@ class HostsTopics:
     dead_letters: str
 
 
+Sized = tuple[ReportObservations, int]
+"""With its estimated size in bytes."""
+
+
 class Outbound:
     """Outputs of one partition since the last seal."""
 
@@ -51,7 +52,7 @@ class Outbound:
         self._partition = partition
         self._log = log
         self._outputs: list[Output] = []
-        self._reports: list[list[ReportObservations]] = [[] for _ in range(partitions)]
+        self._reports: list[list[Sized]] = [[] for _ in range(partitions)]
         self._clocks: list[tuple[int, int]] = [(0, 0)] * partitions
         """(tick, tick_at) that each vms partition was told last; after a load they are told again."""
 
@@ -112,24 +113,24 @@ class Outbound:
     def _add(self, target: int, turn: Turn) -> None:
         moment, row = turn.moment, turn.row
         inventory = None if turn.inventory is None else turn.inventory.get(target, [])
-        self._reports[target].append(
-            ReportObservations(
-                moment.offset,
-                moment.appended_at,
-                moment.observed_at,
-                turn.host.host_id,
-                BootId(row.boot_id),
-                AgentEpoch(row.agent_epoch),
-                moment.seq,
-                turn.vms.get(target, []),
-                inventory,
-                turn.events,
-                turn.force,
-            )
+        report = ReportObservations(
+            moment.offset,
+            moment.appended_at,
+            moment.observed_at,
+            turn.host.host_id,
+            row.boot_id,
+            row.agent_epoch,
+            moment.seq,
+            turn.vms.get(target, []),
+            inventory,
+            turn.events,
+            turn.force,
         )
+        size = _REPORT_BYTES + turn.sizes.get(target, 0) + _ID_BYTES * len(inventory or ())
+        self._reports[target].append((report, size))
         self.count += 1
 
-    def _messages(self, target: int, reports: list[ReportObservations], tick: int, tick_at: int) -> Iterator[Output]:
+    def _messages(self, target: int, reports: list[Sized], tick: int, tick_at: int) -> Iterator[Output]:
         """All but the last carry the clock as it was: what comes behind them may be older than the newest tick."""
         *earlier, last = _filled(reports)
         for chunk in earlier:
@@ -155,12 +156,12 @@ class Outbound:
 _BATCH_HEADERS = ((SCHEMA_HEADER, header_of(ObservationBatch)),)
 
 
-def _filled(reports: list[ReportObservations]) -> list[list[ReportObservations]]:
+def _filled(reports: list[Sized]) -> list[list[ReportObservations]]:
     """The reports in order, in chunks of at most the target size each."""
     chunks: list[list[ReportObservations]] = [[]]
     filled = 0
-    for report in reports:
-        for piece, size in _pieces(report):
+    for whole in reports:
+        for piece, size in [whole] if whole[1] <= MESSAGE_TARGET_BYTES else _pieces(*whole):
             if chunks[-1] and filled + size > MESSAGE_TARGET_BYTES:
                 chunks.append([])
                 filled = 0
@@ -169,13 +170,10 @@ def _filled(reports: list[ReportObservations]) -> list[list[ReportObservations]]
     return chunks
 
 
-def _pieces(report: ReportObservations) -> Iterator[tuple[ReportObservations, int]]:
-    """The report with its size, or parts of it that each fit; inventory and host events stay with the last."""
-    rest = _REPORT_BYTES + _ID_BYTES * len(report.inventory or ())
-    sizes = [vm_bytes(vm) for vm in report.vms]
-    if rest + sum(sizes) <= MESSAGE_TARGET_BYTES:
-        yield report, rest + sum(sizes)
-        return
+def _pieces(report: ReportObservations, size: int) -> Iterator[Sized]:
+    """Parts of a report that each fit; inventory and host events stay with the last."""
+    sizes = [_vm_bytes(vm) for vm in report.vms]
+    rest = size - sum(sizes)
     budget = max(MESSAGE_TARGET_BYTES - rest, MESSAGE_TARGET_BYTES // 8)
     begin = filled = 0
     for at, size in enumerate(sizes):
@@ -186,6 +184,5 @@ def _pieces(report: ReportObservations) -> Iterator[tuple[ReportObservations, in
     yield msgspec.structs.replace(report, vms=report.vms[begin:]), rest + filled
 
 
-def vm_bytes(vm: VmObservation) -> int:
-    """Encoded size, rather too much than too little."""
-    return _VM_BYTES + sum(map(len, vm.facets.values())) + _FACET_BYTES * len(vm.facets)
+def _vm_bytes(vm: VmObservation) -> int:
+    return VM_BYTES + FACET_BYTES * len(vm.facets) + sum(map(len, vm.facets.values()))

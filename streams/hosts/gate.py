@@ -32,6 +32,7 @@ class Gated(NamedTuple):
     after: VmMarks
     passed: dict[str, bytes]
     """The facets that differ (with force: all), to travel on."""
+    passed_bytes: int
     drift: int
     """Change of the host's digest."""
     refused: list[Refused]
@@ -45,7 +46,7 @@ def gate(vm_id: VmId, before: VmMarks, facets: dict[str, bytes], *, whole: bool,
     known = before.marks
     after = bytearray(NO_MARKS if whole else known)
     passed: dict[str, bytes] = {}
-    drift = 0
+    drift = passed_bytes = 0
     odd = bool(before.rejected)
     for name, data in facets.items():
         at = MARK_AT.get(name)
@@ -57,14 +58,16 @@ def gate(vm_id: VmId, before: VmMarks, facets: dict[str, bytes], *, whole: bool,
         after[at : at + MARK_BYTES] = mark
         if mark != old:
             drift += low64(mark) - low64(old)
-            passed[name] = data
-        elif force:
-            passed[name] = data
-    if whole:
+        elif not force:
+            continue
+        passed[name] = data
+        passed_bytes += len(data)
+    if whole and after != known:
         drift -= _ended(known, after)
     if odd:
-        return _with_refused(vm_id, before, facets, after, passed, drift, whole=whole, force=force)
-    return Gated(VmMarks(before.partition, bytes(after)), passed, drift, [])
+        gated = Gated(before, passed, passed_bytes, drift, [])
+        return _with_refused(vm_id, gated, facets, after, whole=whole, force=force)
+    return Gated(VmMarks(before.partition, bytes(after)), passed, passed_bytes, drift, [])
 
 
 def _ended(known: bytes, after: bytearray) -> int:
@@ -73,17 +76,11 @@ def _ended(known: bytes, after: bytearray) -> int:
 
 
 def _with_refused(
-    vm_id: VmId,
-    before: VmMarks,
-    facets: dict[str, bytes],
-    after: bytearray,
-    passed: dict[str, bytes],
-    drift: int,
-    *,
-    whole: bool,
-    force: bool,
+    vm_id: VmId, gated: Gated, facets: dict[str, bytes], after: bytearray, *, whole: bool, force: bool
 ) -> Gated:
-    old = before.rejected or {}
+    """The same with facets among them that must not travel, or did not before. `gated.after` is still as before."""
+    partition, _, known = gated.after
+    old, drift = known or {}, gated.drift
     rejected = {} if whole else {name: mark for name, mark in old.items() if name not in facets}
     refused: list[Refused] = []
     for name, data in facets.items():
@@ -101,7 +98,8 @@ def _with_refused(
             drift -= low64(bytes(after[at : at + MARK_BYTES]))
             after[at : at + MARK_BYTES] = NO_MARK
     drift += sum(map(low64, rejected.values())) - sum(map(low64, old.values()))
-    return Gated(VmMarks(before.partition, bytes(after), rejected or None), passed, drift, refused)
+    marks = VmMarks(partition, bytes(after), rejected or None)
+    return gated._replace(after=marks, drift=drift, refused=refused)
 
 
 def refusal(name: str, data: bytes, known: dict[str, int]) -> str | None:

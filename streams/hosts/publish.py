@@ -16,7 +16,7 @@ from schemas.observation import HostEvent
 from schemas.status import Reachability
 from streams.hosts.policy import RULES_VERSION
 from streams.hosts.state import Host, Shown, shown
-from streams.hosts.turn import Moment, Turn
+from streams.hosts.turn import Turn
 
 MICROSECOND_NS = 1_000
 
@@ -55,6 +55,7 @@ def change_of(turn: Turn, *, partition: int, log: int, topic: str) -> HostChange
         row.since = moment.appended_at
     row.version += 1
     row.detected_at = max(moment.appended_at, row.detected_at)
+    cause = cause_of(turn, is_new=is_new)
     previous, row.state_digest = row.state_digest, _digest(row, now)
     host.shown, host.facet_changes = now, {}
     return HostChange(
@@ -64,7 +65,7 @@ def change_of(turn: Turn, *, partition: int, log: int, topic: str) -> HostChange
         change_id=change_id(uuid_text(host.host_id), row.incarnation, row.version),
         observed_at=moment.observed_at // MICROSECOND_NS * MICROSECOND_NS,
         detected_at=row.detected_at,
-        cause=cause_of(turn, is_new=is_new),
+        cause=cause,
         reachability=_reachability(row, now.reachability),
         confirmed=now.confirmed,
         flags=list(now.flags),
@@ -74,7 +75,7 @@ def change_of(turn: Turn, *, partition: int, log: int, topic: str) -> HostChange
         facets=facets,
         previous_digest=previous,
         state_digest=row.state_digest,
-        evidence=_evidence(row, host, moment, partition, log, topic),
+        evidence=_evidence(turn, cause, partition=partition, log=log, topic=topic),
         rules_version=RULES_VERSION,
     )
 
@@ -110,8 +111,9 @@ def _reachability(row: HostRow, state: Reachability) -> HostReachabilityState:
     )
 
 
-def _evidence(row: HostRow, host: Host, moment: Moment, partition: int, log: int, topic: str) -> Evidence:
-    """A report's evidence names its writer, a tick's or gap's nobody."""
+def _evidence(turn: Turn, cause: Cause, *, partition: int, log: int, topic: str) -> Evidence:
+    """A report's evidence names its writer, a tick's its number, a gap's nobody."""
+    host, row, moment = turn.host, turn.row, turn.moment
     return Evidence(
         topic=topic,
         log=log,
@@ -120,6 +122,7 @@ def _evidence(row: HostRow, host: Host, moment: Moment, partition: int, log: int
         host=uuid_text(host.host_id) if moment.reported else None,
         boot=uuid_text(row.boot_id) if moment.reported else None,
         seq=moment.seq if moment.reported else None,
+        tick=moment.seq if cause is Cause.TIMER else None,
     )
 
 

@@ -28,10 +28,9 @@ def rows_of(hosts: Iterable[Host], partition: PartitionRow) -> list[Row]:
 
 
 def _vm_rows(host: Host) -> list[Row]:
-    applied = host.row.applied
     prefix = host.key + SEPARATOR
     found: list[Row] = []
-    for vm_id in host.dirty_vms:
+    for vm_id, applied in host.dirty_vms.items():
         vm = host.vms.get(vm_id)
         if vm is None:
             found.append(Row(prefix + key_of(vm_id), None, None))

@@ -8,6 +8,10 @@ from schemas.observation import HostEvent, HostObservation, VmObservation
 from schemas.report import HostReport, SnapshotPart
 from streams.hosts.state import Host
 
+VM_BYTES = 32
+FACET_BYTES = 24
+"""What a VM and each of its facets add to a message besides the facet's bytes, rather too much than too little."""
+
 
 class Moment(NamedTuple):
     """Evidence of one turn: a report's, or a tick's."""
@@ -28,13 +32,15 @@ class Moment(NamedTuple):
 class Turn:
     """What one input says about one host. `vms` and `inventory` are by vms partition."""
 
-    __slots__ = ("events", "force", "host", "inventory", "moment", "row", "touched", "vms")
+    __slots__ = ("events", "force", "host", "inventory", "moment", "row", "sizes", "touched", "vms")
 
     def __init__(self, host: Host, moment: Moment) -> None:
         self.host = host
         self.row: HostRow = host.row
         self.moment = moment
         self.vms: dict[int, list[VmObservation]] = {}
+        self.sizes: dict[int, int] = {}
+        """Estimated bytes of what is said to each vms partition."""
         self.inventory: dict[int, list[VmId]] | None = None
         self.events: list[HostObservation] = []
         self.force = False
@@ -46,12 +52,15 @@ class Turn:
         self.events.append(HostObservation(event, mass))
         self.touched = True
 
-    def observe(self, partition: int, observation: VmObservation) -> None:
+    def observe(self, partition: int, observation: VmObservation, facet_bytes: int = 0) -> None:
         """State something about a VM to its partition."""
+        size = VM_BYTES + FACET_BYTES * len(observation.facets) + facet_bytes
         if (known := self.vms.get(partition)) is not None:
             known.append(observation)
+            self.sizes[partition] += size
         else:
             self.vms[partition] = [observation]
+            self.sizes[partition] = size
 
 
 def starts_snapshot(report: HostReport) -> bool:

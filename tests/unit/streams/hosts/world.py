@@ -137,9 +137,7 @@ class Agent:
             )
         )
 
-    def snapshot(
-        self, parts: int = 1, *, force: bool = False, answers: tuple[RequestId, ...] = ()
-    ) -> list[HostReport]:
+    def snapshot(self, parts: int = 1, *, force: bool = False, answers: tuple[RequestId, ...] = ()) -> list[HostReport]:
         """Everything, in so many parts."""
         snapshot_id = SnapshotId((self.seq + 1).to_bytes(16, "big"))
         ids = list(self.vms)
@@ -302,7 +300,9 @@ class World:
         said = Said()
         for index in range(times):
             self.now += SECOND_NS
-            self._merge(said, self.feed(tick_input(self.core.expected_tick, offset=self.offset, at=self.now, owner=owner)))
+            self._merge(
+                said, self.feed(tick_input(self.core.expected_tick, offset=self.offset, at=self.now, owner=owner))
+            )
             if index % 5 == 0:
                 for agent in beat:
                     self._merge(said, self.hear(agent.heartbeat()))
