@@ -7,14 +7,18 @@ Source: JEP 483 and JEP 514.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
 
 from infra.stack.ports import choose
-from infra.stack.processes import is_alive, spawn, stop
+from infra.stack.processes import MARKER, is_alive, marked, spawn, stop
 from infra.stack.report import silent
 from infra.stack.server import NotReady, Server
+
+REHEARSAL = "rehearsal-"
+"""Beginning of the names of scratch directories in the cache."""
 
 _START_SECONDS = 60.0
 _WRITE_SECONDS = 180.0
@@ -52,7 +56,7 @@ def rehearse(server: Server, scratch: Path, target: Path) -> bool:
         [java, f"-XX:AOTCacheOutput={fresh}", *rest],
         cwd=launch.cwd,
         log=scratch / "rehearsal.log",
-        environment=launch.environment,
+        environment={**launch.environment, MARKER: _marker(scratch.parent)},
     )
     try:
         deadline = time.monotonic() + _START_SECONDS
@@ -67,3 +71,15 @@ def rehearse(server: Server, scratch: Path, target: Path) -> bool:
     fresh.touch()
     fresh.replace(target)
     return target.stat().st_size > 0
+
+
+def remove_leftovers(cache: Path) -> None:
+    """End and delete what a killed rehearsal left in the cache. Call under the lock of the jars."""
+    for orphan in marked(_marker(cache)):
+        stop(orphan, first=signal.SIGKILL, patience_seconds=_START_SECONDS)
+    for scratch in cache.glob(f"{REHEARSAL}*"):
+        shutil.rmtree(scratch)
+
+
+def _marker(cache: Path) -> str:
+    return f"{cache}:rehearsal"

@@ -42,7 +42,7 @@ def run(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "LC_ALL": "C", **(environment or {})},
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         text=True,
         errors="replace",
         user=account.uid if account else None,

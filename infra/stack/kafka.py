@@ -64,7 +64,9 @@ class KafkaServer:
         if not (data / "meta.properties").exists():
             report(self.name, "formatting its log directory")
             self._format(properties, self._site.state.kafka_cluster_id)
-        return Launch(command=self._java("kafka.Kafka", str(properties)), cwd=self._home)
+        # Without a locale that knows UTF-8 Java cannot open files whose path is not ASCII.
+        environment = {"LC_ALL": "C.UTF-8"}
+        return Launch(command=self._java("kafka.Kafka", str(properties)), cwd=self._home, environment=environment)
 
     def probe(self, ports: Ports, timeout_seconds: float) -> None:
         """Ask for metadata; the answer must come from the cluster that was formatted here."""
@@ -86,7 +88,8 @@ class KafkaServer:
         """Nothing: all of it lies in the stack's directory."""
 
     def _rehearse(self, target: Path, report: Report) -> None:
-        with tempfile.TemporaryDirectory(dir=self._cache, prefix="rehearsal-") as directory:
+        aot.remove_leftovers(self._cache)
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix=aot.REHEARSAL) as directory:
             scratch = Path(directory)
             paths = StackPaths(name="rehearsal", base=scratch, cache=self._cache)
             broker = KafkaServer(Site(paths=paths, settings=StackSettings(), state=StackState()))

@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BASE_VARIABLE = "DELTAVISOR_STACK_DIR"
 CACHE = "cache"
 
+# They separate paths, or end them, in a Java class path, Kafka's log.dirs and configuration files.
+_UNUSABLE = re.compile(r"""["'\\:,\x00-\x1f]""")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
 
 
@@ -50,7 +52,15 @@ class StackPaths:
                 advice="use up to 48 lower-case letters, digits, '-', '_' or '.', and not 'cache'",
             )
         base = (base or default_base()).resolve()
-        return cls(name=name, base=base, cache=(cache or base / CACHE).resolve())
+        cache = (cache or base / CACHE).resolve()
+        for directory in (base, cache):
+            if _UNUSABLE.search(str(directory)):
+                raise ConfigError(
+                    "a path with a quote, backslash, colon, comma or control character cannot hold a stack",
+                    where=str(directory),
+                    advice=f"set {BASE_VARIABLE} to another directory",
+                )
+        return cls(name=name, base=base, cache=cache)
 
     @property
     def root(self) -> Path:

@@ -188,7 +188,9 @@ class Stack:
             victoriametrics=url(ServiceName.VICTORIAMETRICS),
             prometheus=url(ServiceName.PROMETHEUS),
             secrets_dir=self._paths.secrets,
-            pids={name: pid for name, pid in alive.items() if self._settings.address_of(ServiceName(name)) is None},
+            pids={
+                str(name): pid for name, pid in alive.items() if self._settings.address_of(ServiceName(name)) is None
+            },
         )
 
 

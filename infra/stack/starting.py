@@ -97,9 +97,10 @@ class Starter:
         place = self._site.state.places.get(server.name, self._site.paths.home(server.name))
         deadline = time.monotonic() + _LEFTOVER_PATIENCE_SECONDS
         while working_in(place / "data") and time.monotonic() < deadline:
-            self._pause()
+            self._go_on_unless_cancelled(_PROBE_PAUSE_SECONDS)
 
     def _start(self, server: Server, report: Report) -> None:
+        self._go_on_unless_cancelled(0)
         ports = self._choose_ports(server)
         launch = server.prepare(ports, report)
         report(server.name, "starting")
@@ -137,10 +138,10 @@ class Starter:
                     where=f"{server.name} at {port_choice.LOOPBACK}:{ports[server.name]}",
                     advice=f"read {self._site.paths.log(server.name)}, or raise stack.start_timeout_seconds",
                 )
-            self._pause()
+            self._go_on_unless_cancelled(_PROBE_PAUSE_SECONDS)
 
-    def _pause(self) -> None:
-        if self._cancelled.wait(_PROBE_PAUSE_SECONDS):
+    def _go_on_unless_cancelled(self, after_seconds: float) -> None:
+        if self._cancelled.wait(after_seconds):
             raise FatalError("given up waiting for the servers", advice="`deltavisor stack down` ends those started")
 
     def _choose_ports(self, server: Server) -> dict[str, int]:

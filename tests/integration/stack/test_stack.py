@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 import pytest
 
-from infra.runtime.errors import NeighbourUnreachable
+from infra.runtime.errors import ConfigError, NeighbourUnreachable
 from infra.runtime.kafka import wait_for_kafka
 from infra.runtime.secret import Secret
 from infra.runtime.settings import KafkaSettings
@@ -123,6 +123,26 @@ def test_all_four_answer(stack: Stack) -> None:
     assert endpoints.prometheus is not None
     assert set(states(stack).values()) == {ServiceState.RUNNING}
     assert set(endpoints.pids) == set(ServiceName)
+
+
+def test_stores_of_statistics_that_cannot_be_had_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for kept in CACHE.glob("kafka-*"):
+        (cache / kept.name).symlink_to(kept)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stack = Stack("test-lean", tmp_path, SMALL.model_copy(update={"cache_dir": cache}))
+    told: list[tuple[str, str]] = []
+    try:
+        endpoints = stack.up(lambda subject, doing: told.append((subject, doing)))
+        assert endpoints.victoriametrics is None
+        assert endpoints.prometheus is None
+        assert any(subject == "prometheus" and "apt-get is not installed" in doing for subject, doing in told)
+        superuser(endpoints).close()
+        with pytest.raises(ConfigError, match="apt-get is not installed; install"):
+            stack.up(services={"prometheus"})
+    finally:
+        stack.reset()
 
 
 def test_nothing_listens_beyond_loopback_and_secrets_are_private(stack: Stack) -> None:

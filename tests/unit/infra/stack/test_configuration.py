@@ -10,12 +10,16 @@ import pytest
 from infra.runtime.errors import ConfigError, FatalError
 from infra.stack import aot
 from infra.stack.broker import broker_properties, java_command, new_cluster_id
+from infra.stack.commands import run
+from infra.stack.debian import fetch_program
 from infra.stack.external import split_password
-from infra.stack.jars import CHECKSUMS, kafka_version, verify
+from infra.stack.jars import CHECKSUMS, fetch_kafka, kafka_version, verify
 from infra.stack.layout import StackPaths
 from infra.stack.postgres_config import HBA, server_settings
+from infra.stack.postgres_programs import check_version
 from infra.stack.privileges import place, reachable_by_all
 from infra.stack.prometheus import TEMPLATE
+from infra.stack.report import silent
 from infra.stack.services import ServiceName
 from infra.stack.settings import StackSettings
 from infra.stack.starting import rotate, tail
@@ -161,3 +165,37 @@ def test_a_large_log_is_set_aside(tmp_path: Path) -> None:
     assert rotate(log) == 0
     assert not log.exists()
     assert (tmp_path / "kafka.log.1").stat().st_size == 11 * 1024 * 1024
+
+
+@pytest.mark.parametrize("directory", ["/a:b", "/a,b", '/a"b', "/a\\b", "/a\nb"])
+def test_a_path_that_servers_would_take_apart_is_refused(directory: str) -> None:
+    with pytest.raises(ConfigError, match="cannot hold a stack"):
+        StackPaths.of("lab", Path(directory))
+    with pytest.raises(ConfigError, match="cannot hold a stack"):
+        StackPaths.of("lab", Path("/base"), Path(directory))
+
+
+def test_what_is_not_installed_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"mvn is not installed; install Maven .*apt-get install maven"):
+        fetch_kafka(tmp_path, silent)
+    with pytest.raises(ConfigError, match="apt-get is not installed; install"):
+        fetch_program(tmp_path, "prometheus", "prometheus", lambda doing: None)
+
+
+def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match=r"sh failed with code 3 while trying: one \| two"):
+        run(["/bin/sh", "-c", "echo one; echo two >&2; exit 3"], doing="trying", cwd=tmp_path)
+    assert run(["/bin/sh", "-c", "echo fine"], doing="trying") == "fine"
+
+
+def test_an_old_or_absent_postgres_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no program postgres"):
+        check_version(tmp_path)
+    for name in ("postgres", "initdb"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 14.11 (Debian 14.11-1)'\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(ConfigError, match=r"14\.11.* is too old; install PostgreSQL 15 or later"):
+        check_version(tmp_path)
+    (tmp_path / "postgres").write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 17.2'\n")
+    check_version(tmp_path)
