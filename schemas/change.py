@@ -55,16 +55,19 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str | None = None
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a change comes from: the position in host.reports (or intents) and who wrote it."""
 
     topic: str
     log: int
     partition: int
     offset: int
+    """-1 when the evidence is a tick known by its number alone."""
     host: str | None
     boot: str | None
     seq: int | None
+    tick: int | None = None
+    """Number of the tick of this partition that moved the clock; only in what ran out, never in what was said."""
 
 
 CLEARED = msgspec.Raw(b"\xc0")

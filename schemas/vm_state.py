@@ -5,13 +5,14 @@ it). Facet rows are written before the head that lists them; a facet row above i
 All rows are ordered by (incarnation, version, applied).
 """
 
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import msgspec
 
 from schemas.change import Availability, Exit
 from schemas.codec import Record, SchemaVersion
-from schemas.status import ExitReason, PauseReason, Status
+from schemas.status import ExitReason, GoneReason, PauseReason, Status
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -49,9 +50,43 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended: bool = False
     """The VM left the host's list (gone, absent, fenced); kept while it is the owner's last word."""
     incoming: bool = False
-    """Its claim was `migrating_to` in this run."""
+    """It was `migrating_to` in this run, or its first evidence said that it was migrated here."""
     lost: bool = False
-    """It lost this run to another host by adoption."""
+    """It lost this run to another host and has not ended since."""
+    grace: bool = False
+    """It handed over less than 60 ticks ago and has not ended yet (rule O1)."""
+    conflict: bool = False
+    """It runs beside the owner's without a migration (rule O5)."""
+    borrowed: bool = False
+    """The host itself has said nothing yet: its facets are those of the owner that migrated the VM to it."""
+    seen: int = 0
+    """Place in vm.observations of its last evidence, to order the claims of different hosts among themselves."""
+
+
+class PendingKind(StrEnum):
+    """What an alive VM waits for before its end is believed."""
+
+    ABSENCE = "absence"
+    """It left its owner's list without a reason: lost, unless another host has it (design §5)."""
+    NO_EXIT = "no_exit"
+    """Its owner says that it is down, without saying how it ended (rule S1)."""
+    BOOT = "boot"
+    """Its host booted (rule S3)."""
+    HANDING_OVER = "handing_over"
+    """Its source ended, its destination was not heard yet (rule O2)."""
+    MIGRATED_AWAY = "migrated_away"
+    """As before, and nobody claimed it within 60 ticks."""
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The end that will be believed when nothing contradicts it in time."""
+
+    kind: PendingKind
+    appended_at: int
+    """Log-append time of the evidence (ns); the clock must have passed it by 10 s before the VM may be down."""
+    exit: Exit
+    migrated: bool = False
+    gone: GoneReason | None = None
 
 
 class Timer(msgspec.Struct, frozen=True, array_like=True):
@@ -82,13 +117,20 @@ class VmHead(Record, frozen=True, kw_only=True, omit_defaults=True):
     detected_at: int = 0
     digest: int = 0
     applied: int = 0
-    """Offset of the last vm.observations record applied to this VM."""
+    """All vm.observations up to here are applied to this VM: generation of that topic << 44 | offset."""
     claims: list[Claim] = []
     facets: dict[str, bytes] = {}
     """The VM's own facets (its owner's, after the rules of domain §9): name -> normalised fingerprint."""
     managed: dict[str, Any] = {}
     intents: list[dict[str, Any]] = []
     timers: list[Timer] = []
+    pending: Pending | None = None
+    gone: GoneReason | None = None
+    """Why the last claim ended, on a VM that nobody lists any more (rule O9)."""
+    out_seen: int = 0
+    """Place in vm.observations at which the owner began to migrate it away; 0 when it did not."""
+    owned_seen: int = 0
+    """Place in vm.observations of the last change of owner."""
 
 
 class VmFacet(Record, frozen=True, kw_only=True):

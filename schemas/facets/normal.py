@@ -59,8 +59,16 @@ def _sorted_set(name: str, items: list[Any]) -> list[Any]:
     return items
 
 
+def normal_form(facet: msgspec.Struct) -> tuple[bytes, bytes]:
+    """Fingerprint and canonical bytes of the normal form; equal fingerprints may differ in `Noted` fields only."""
+    normal = normalise(facet)
+    value = _encode(normal)
+    noted = _noted(type(facet))
+    if not noted or all(getattr(normal, name) is None for name in noted):
+        return xxhash.xxh3_128_digest(value), value
+    return xxhash.xxh3_128_digest(_encode(msgspec.structs.replace(normal, **noted))), value
+
+
 def fingerprint(facet: msgspec.Struct) -> bytes:
     """16 bytes that are equal exactly when two facets of one kind have equal normal forms."""
-    normal = normalise(facet)
-    noted = _noted(type(facet))
-    return xxhash.xxh3_128_digest(_encode(msgspec.structs.replace(normal, **noted) if noted else normal))
+    return normal_form(facet)[0]

@@ -1,0 +1,165 @@
+"""Admission: evidence of one host about one VM becomes its claim (rules A1 to A5).
+
+Facets are read here and nowhere else. What is equal to what the claim holds, by normalised fingerprint, is no news.
+"""
+
+from schemas.facets.guest import Guest
+from schemas.facets.run import Run
+from schemas.ids import uuid_bytes, uuid_text
+from schemas.observation import ReportObservations, VmObservation
+from schemas.status import ALIVE, Status
+from streams.vms.facets import (
+    FACETS,
+    NO_FACETS,
+    RUN,
+    SLOT_OF,
+    MalformedFacet,
+    is_rejected,
+    pack,
+    raw_mark,
+    read,
+    rejected,
+    same,
+    value_of,
+    with_raw,
+)
+from streams.vms.letters import reject_facet
+from streams.vms.merging import merge
+from streams.vms.state import Claim, Host, Vm
+from streams.vms.turn import Turn
+
+
+class News:
+    """What is new in an observation, and what the claim said before."""
+
+    __slots__ = ("boot_before", "changed", "first", "guest_answered", "process_before", "run", "status_before")
+
+    def __init__(self, claim: Claim, *, first: bool) -> None:
+        self.first = first
+        """This host did not list the VM before, or not alive."""
+        self.status_before = claim.status
+        self.process_before = claim.process_id
+        self.boot_before = claim.boot
+        self.run: Run | None = None
+        """The run facet, if it changed."""
+        self.guest_answered = False
+        """The guest agent answers in this very observation."""
+        self.changed = False
+
+
+def is_repeat(turn: Turn, claim: Claim | None) -> bool:
+    """At or below the position of this host's claim (A1)."""
+    return claim is not None and turn.proof.position <= claim.position
+
+
+def has_news(claim: Claim, report: ReportObservations, observation: VmObservation) -> bool:
+    """False for what the claim knows byte by byte already: the cheap and by far most frequent end of a repair."""
+    if claim.ended or claim.borrowed or claim.boot != report.boot_id or observation.gone is not None:
+        return True
+    for name, data in observation.facets.items():
+        slot = SLOT_OF.get(name)
+        if slot is not None:
+            packed = claim.facets[slot]
+            if packed is None or packed[:8] != raw_mark(observation.vm_id, name, data):
+                return True
+    return False
+
+
+def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservation) -> News:
+    """Take over what the host says into its claim. Opens nothing: the caller has."""
+    news = News(claim, first=claim.ended or not claim.alive or claim.borrowed)
+    if claim.borrowed:
+        claim.borrowed = False
+        turn.state.set_facets(vm, claim, NO_FACETS)
+    boot = turn.proof.boot
+    same_boot = boot == claim.boot
+    for name in sorted(observation.facets, key=lambda name: SLOT_OF.get(name, len(FACETS))):
+        slot = SLOT_OF.get(name)
+        if slot is None:
+            turn.state.count("rejected_facets", "unknown")
+        else:
+            _take_facet(turn, vm, claim, host, slot, observation.facets[name], news, same_boot=same_boot)
+    if boot is not None and not same_boot:
+        claim.boot = boot
+        news.changed = True
+    if claim.ended and observation.gone is None:
+        turn.state.list_claim(vm, claim)
+        news.changed = True
+    if news.run is not None:
+        _take_run(claim, news.run)
+    claim.log, claim.offset = turn.proof.position
+    claim.appended_at = turn.proof.appended_at
+    claim.seen = turn.seen
+    return news
+
+
+def _take_facet(
+    turn: Turn, vm: Vm, claim: Claim, host: Host, slot: int, data: bytes, news: News, *, same_boot: bool
+) -> None:
+    raw = raw_mark(vm.id, FACETS[slot].value, data)
+    known = claim.facets[slot]
+    if known is not None and known[:8] == raw:
+        return
+    try:
+        facet = read(slot, data)
+        value = None if known is None else value_of(known)
+        if value and same_boot and _same_process(claim, news):
+            facet = merge(read(slot, value), facet)
+    except MalformedFacet as problem:
+        _set(claim, slot, rejected(raw, known))
+        reject_facet(turn, vm, host, slot, data, str(problem))
+        return
+    packed = pack(raw, facet)
+    if known is not None and same(known, packed):
+        _set(claim, slot, with_raw(raw, known))
+        return
+    _set(claim, slot, packed)
+    turn.state.dirty_facets[(vm.id, claim.host, slot)] = None
+    news.changed = True
+    if slot == RUN and isinstance(facet, Run):
+        news.run = facet
+    elif isinstance(facet, Guest):
+        news.guest_answered = facet.agent_connected is True
+
+
+def _same_process(claim: Claim, news: News) -> bool:
+    """Read before the claim takes over the new run facet; without one the process is the one it had."""
+    return news.run is None or news.run.process_id is None or news.run.process_id == claim.process_id
+
+
+def _set(claim: Claim, slot: int, packed: bytes) -> None:
+    claim.facets = (*claim.facets[:slot], packed, *claim.facets[slot + 1 :])
+
+
+def _take_run(claim: Claim, run: Run) -> None:
+    # A host that says `removed` can only mean that the VM does not run there: leaving its list is said by `gone`.
+    status = Status.DOWN if run.status is Status.REMOVED else run.status
+    alive = status in ALIVE
+    claim.status = status
+    claim.reason = run.reason
+    claim.pause_reason = run.pause_reason
+    claim.exit_reason = run.exit_reason
+    if run.process_id is not None:
+        claim.process_id = run.process_id
+    migration = run.migration
+    if migration is not None:
+        claim.peer = _host_id_text(migration.peer) or claim.peer
+        claim.phase = migration.phase
+    elif alive:
+        claim.peer = claim.phase = None
+
+
+def _host_id_text(peer: str | None) -> str | None:
+    """Canonical text of a peer; hosts name what they know, which need not be an id."""
+    if peer is None:
+        return None
+    try:
+        return uuid_text(uuid_bytes(peer))
+    except ValueError:
+        return None
+
+
+def readable_run(claim: Claim) -> bool:
+    """The host said what the VM does, in a facet that could be read at least once."""
+    packed = claim.facets[RUN]
+    return claim.status is not None and packed is not None and (not is_rejected(packed) or bool(value_of(packed)))

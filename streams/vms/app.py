@@ -1,0 +1,39 @@
+"""The vms stage as the runtime takes it (`streams.runtime.stage.Stage`)."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from streams.runtime.settings import StreamSettings
+from streams.vms.emit import VM_CHANGES
+from streams.vms.letters import DEAD_LETTERS, RESYNC_REQUESTS, VM_OBSERVATIONS
+from streams.vms.loading import VmsLoader
+
+VM_STATE: Final = "vm.state"
+
+METRICS: Final = ("changes", "dead_letters_records", "offset_gaps", "rejected_facets", "repeats_records", "resyncs")
+
+
+class VmsStage:
+    """Reads vm.observations; its table is vm.state itself."""
+
+    name = "vms"
+    inputs = (VM_OBSERVATIONS,)
+    table_topic = VM_STATE
+    outputs = (VM_CHANGES, RESYNC_REQUESTS, DEAD_LETTERS)
+
+    def __init__(self, partitions: int, topic_ids: Mapping[str, str]) -> None:
+        self._partitions = partitions
+        self._topic_ids = dict(topic_ids)
+
+    def loader(self, partition: int) -> VmsLoader:
+        """A loader for an assigned partition."""
+        return VmsLoader(partition, self._partitions, self._topic_ids)
+
+    def metric_names(self) -> Iterable[str]:
+        """Names that `drain_counts` may use."""
+        return METRICS
+
+
+def build(settings: StreamSettings, partitions: int, topic_ids: Mapping[str, str]) -> VmsStage:
+    """The stage for topics of so many partitions. `topic_ids`: topic constant -> id of the topic as it is now."""
+    return VmsStage(partitions, topic_ids)

@@ -1,0 +1,33 @@
+"""The numbers that the rules of the vms stage use, and the version of those rules.
+
+Durations are ticks of the stage's clock (one per second of a log that moves); `_ns` compares append times.
+"""
+
+from typing import Final
+
+RULES_VERSION: Final = 1
+"""Raised with every change of a rule that may give other outputs for the same inputs."""
+
+SECOND_NS: Final = 1_000_000_000
+
+LEFT_OUT_TICKS: Final = 300
+"""A hosts partition without a new tick while the others gained so many no longer holds the clock back."""
+LATE_NS: Final = 30 * SECOND_NS
+"""Evidence this much older than the newest tick heard is late: it opens nothing and takes nothing (O6)."""
+JUDGE_NS: Final = 10 * SECOND_NS
+"""How far the clock must have passed a loss before it is believed: all that others said until then is read."""
+
+NO_EXIT_TICKS: Final = 30
+"""How long `down` without exit data waits for them (S1)."""
+HOLD_TICKS: Final = 60
+"""How long an ended source waits for its destination (O2)."""
+GRACE_TICKS: Final = 60
+"""How long the old owner may still call the VM its own after a hand-over (O1)."""
+SETTLED_TICKS: Final = 10
+"""How long both hosts must be confirmed before two running claims are a conflict."""
+POWERING_UP_TICKS: Final = 60
+REBOOTING_TICKS: Final = 60
+REMOVE_TICKS: Final = 86_400
+"""A VM that nobody lists any more, and nobody undefined, is `down` for a day before it is `removed` (O9)."""
+FORGET_TICKS: Final = 86_400
+"""The `removed` head is kept so long: its incarnation must not be used again."""

@@ -1,0 +1,339 @@
+"""Rows of vm.state: what memory holds in its public form, and the bookkeeping rows that readers skip.
+
+| key | row |
+|---|---|
+| `<vm_id>/<host_id>/<facet>` | VmFacet, before the head that lists it |
+| `<vm_id>` | VmHead |
+| `#host/<host_id>` | VmsHostRow |
+| `#partition` | VmsPartitionRow, last in every batch |
+
+Every row of a batch carries the order number of the batch's last input: all inputs up to it are in the row. So a
+batch of which only the first rows were written is recognised, VM by VM, when its inputs are applied again.
+"""
+
+from typing import ClassVar, Final
+
+import msgspec
+
+from schemas.codec import Record, SchemaVersion, encode, header_of
+from schemas.ids import BootId, HostId, RunId, VmId, uuid_bytes, uuid_text
+from schemas.status import Doubt, Reachability
+from schemas.vm_state import Claim as ClaimRow
+from schemas.vm_state import FacetMark, Position, VmFacet, VmHead
+from streams.runtime.stage import Batch, Row
+from streams.vms.availability import availability_of
+from streams.vms.clock import Clock, Source, Standing
+from streams.vms.facets import (
+    FACETS,
+    fingerprints,
+    is_rejected,
+    normal_of,
+    raw_of,
+    value_of,
+)
+from streams.vms.policy import RULES_VERSION
+from streams.vms.state import Claim, Host, Partition, Vm
+from streams.vms.turn import shown_facets
+
+PARTITION_KEY: Final = b"#partition"
+HOST_PREFIX: Final = b"#host/"
+GENERATION_BITS: Final = 44
+"""`applied` of a row = generation of vm.observations << 44 | offset."""
+
+
+class SourceRow(msgspec.Struct, frozen=True, array_like=True):
+    """One hosts partition in the clock."""
+
+    log: int
+    tick: int
+    tick_at: int
+    base: int
+    ahead: int
+    standing: int
+
+
+class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a partition of the stage is."""
+
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsPartitionRow", major=1, minor=0)
+
+    applied: int
+    """Offset in vm.observations."""
+    generation: int
+    """Of vm.observations: raised when the topic was re-created and offsets begin anew."""
+    topic_id: str
+    rules_version: int
+    ticks: int
+    time: int
+    newest_at: int
+    pulse: int
+    sources: list[SourceRow]
+
+
+class VmsHostRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a partition of the stage knows of a host."""
+
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsHostRow", major=1, minor=0)
+
+    host_id: HostId
+    source: int
+    boot_id: BootId
+    reachability: Reachability
+    reasons: list[Doubt]
+    confirmed: bool
+    confirmed_tick: int
+    position: Position
+    heard: Position
+    late: bool
+    repair_asked: bool
+    applied: int
+
+
+_HEAD_SCHEMA: Final = header_of(VmHead)
+_FACET_SCHEMA: Final = header_of(VmFacet)
+_HOST_SCHEMA: Final = header_of(VmsHostRow)
+_PARTITION_SCHEMA: Final = header_of(VmsPartitionRow)
+
+
+def seal(state: Partition) -> Batch:
+    """Everything since the last seal, encoded: facets, heads, hosts, partition, and rows that ended a batch ago."""
+    at = (state.generation << GENERATION_BITS) + state.applied
+    texts = _Texts(state)
+    rows = _facet_rows(state, texts, at)
+    rows += _head_rows(state, texts, at)
+    for host_id in state.dirty_hosts:
+        rows.append(_host_row(state.hosts[host_id], at))
+    rows.append(Row(PARTITION_KEY, encode(partition_row(state)), _PARTITION_SCHEMA))
+    batch = Batch(state.outputs, rows)
+    state.outputs = []
+    state.dirty_heads, state.dirty_facets, state.dirty_hosts = {}, {}, {}
+    state.deletable_facets, state.ended_facets = state.ended_facets, {}
+    return batch
+
+
+class _Texts:
+    """Texts of hosts, so that they are not made anew for every claim."""
+
+    __slots__ = ("_hosts",)
+
+    def __init__(self, state: Partition) -> None:
+        self._hosts = state.hosts
+
+    def host(self, host_id: HostId) -> str:
+        host = self._hosts.get(host_id)
+        return uuid_text(host_id) if host is None else host.text
+
+
+def _facet_key(vm_id: VmId, host: str, slot: int) -> bytes:
+    return f"{uuid_text(vm_id)}/{host}/{FACETS[slot]}".encode()
+
+
+def _facet_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
+    rows = []
+    for vm_id, host_id, slot in state.deletable_facets:
+        if _packed(state, vm_id, host_id, slot) is None:
+            rows.append(Row(_facet_key(vm_id, texts.host(host_id), slot), None, None))
+    for vm_id, host_id, slot in state.dirty_facets:
+        packed = _packed(state, vm_id, host_id, slot)
+        if packed is None:
+            continue
+        vm = state.vms[vm_id]
+        row = VmFacet(
+            incarnation=vm.incarnation,
+            version=vm.version,
+            applied=at,
+            fingerprint=normal_of(packed),
+            value=value_of(packed),
+        )
+        rows.append(Row(_facet_key(vm_id, texts.host(host_id), slot), encode(row), _FACET_SCHEMA))
+    return rows
+
+
+def _packed(state: Partition, vm_id: VmId, host_id: HostId, slot: int) -> bytes | None:
+    vm = state.vms.get(vm_id)
+    claim = None if vm is None else vm.claim_of(host_id)
+    return None if claim is None else claim.facets[slot]
+
+
+def _head_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
+    rows = []
+    for vm_id in state.dirty_heads:
+        vm = state.vms.get(vm_id)
+        text = uuid_text(vm_id)
+        if vm is None:
+            rows.append(Row(text.encode(), None, None))
+        else:
+            vm.applied = at
+            rows.append(Row(text.encode(), encode(_head(vm, text, texts)), _HEAD_SCHEMA))
+    return rows
+
+
+def _head(vm: Vm, text: str, texts: _Texts) -> VmHead:
+    return VmHead(
+        vm_id=text,
+        incarnation=vm.incarnation,
+        version=vm.version,
+        status=vm.status,
+        availability=availability_of(vm),
+        host_id=None if vm.owner is None else texts.host(vm.owner),
+        ownership_epoch=vm.epoch,
+        run_id=None if vm.run_id is None else uuid_text(vm.run_id),
+        exit=vm.exit,
+        observed_at=vm.observed_at,
+        detected_at=vm.detected_at,
+        digest=vm.digest,
+        applied=vm.applied,
+        claims=[_claim_row(claim, texts) for claim in vm.claims],
+        facets=fingerprints(shown_facets(vm)),
+        managed=vm.managed or {},
+        intents=vm.intents or [],
+        timers=list(vm.timers),
+        pending=vm.pending,
+        gone=vm.gone,
+        out_seen=vm.out_seen,
+        owned_seen=vm.owned_seen,
+    )
+
+
+def _claim_row(claim: Claim, texts: _Texts) -> ClaimRow:
+    return ClaimRow(
+        host_id=texts.host(claim.host),
+        position=Position(claim.log, claim.offset),
+        appended_at=claim.appended_at,
+        boot_id=uuid_text(claim.boot),
+        status=claim.status,
+        reason=claim.reason,
+        pause_reason=claim.pause_reason,
+        process_id=claim.process_id,
+        exit_reason=claim.exit_reason,
+        peer=claim.peer,
+        phase=claim.phase,
+        facets={
+            FACETS[slot].value: FacetMark(raw_of(packed), normal_of(packed), is_rejected(packed))
+            for slot, packed in enumerate(claim.facets)
+            if packed is not None
+        },
+        ended=claim.ended,
+        incoming=claim.incoming,
+        lost=claim.lost,
+        grace=claim.grace,
+        conflict=claim.conflict,
+        borrowed=claim.borrowed,
+        seen=claim.seen,
+    )
+
+
+def claim_of_row(row: ClaimRow) -> Claim:
+    """The claim as memory holds it, but for its facets."""
+    claim = Claim(HostId(uuid_bytes(row.host_id)), BootId(uuid_bytes(row.boot_id)))
+    claim.log, claim.offset = row.position.log, row.position.offset
+    claim.appended_at = row.appended_at
+    claim.status = row.status
+    claim.reason = row.reason
+    claim.pause_reason = row.pause_reason
+    claim.process_id = row.process_id
+    claim.exit_reason = row.exit_reason
+    claim.peer = row.peer
+    claim.phase = row.phase
+    claim.ended = row.ended
+    claim.incoming = row.incoming
+    claim.lost = row.lost
+    claim.grace = row.grace
+    claim.conflict = row.conflict
+    claim.borrowed = row.borrowed
+    claim.seen = row.seen
+    return claim
+
+
+def vm_of_row(row: VmHead) -> Vm:
+    """The VM as memory holds it, but for its claims."""
+    vm = Vm(VmId(uuid_bytes(row.vm_id)), row.incarnation)
+    vm.version = row.version
+    vm.status = row.status
+    vm.shown = tuple(row.availability.reasons)
+    vm.since = row.availability.since
+    vm.owner = None if row.host_id is None else HostId(uuid_bytes(row.host_id))
+    vm.epoch = row.ownership_epoch
+    vm.run_id = None if row.run_id is None else RunId(uuid_bytes(row.run_id))
+    vm.exit = row.exit
+    vm.observed_at = row.observed_at
+    vm.detected_at = row.detected_at
+    vm.digest = row.digest
+    vm.applied = row.applied
+    vm.managed = row.managed or None
+    vm.intents = row.intents or None
+    vm.timers = tuple(row.timers)
+    vm.pending = row.pending
+    vm.gone = row.gone
+    vm.out_seen = row.out_seen
+    vm.owned_seen = row.owned_seen
+    return vm
+
+
+def _host_row(host: Host, at: int) -> Row:
+    host.applied = at
+    row = VmsHostRow(
+        host_id=host.id,
+        source=host.source,
+        boot_id=host.boot,
+        reachability=host.reachability,
+        reasons=sorted(host.reasons),
+        confirmed=host.confirmed,
+        confirmed_tick=host.confirmed_tick,
+        position=Position(*host.position),
+        heard=Position(*host.heard),
+        late=host.late,
+        repair_asked=host.repair_asked,
+        applied=at,
+    )
+    return Row(HOST_PREFIX + host.text.encode(), encode(row), _HOST_SCHEMA)
+
+
+def host_of_row(row: VmsHostRow) -> Host:
+    """The host as memory holds it, but for its index of VMs."""
+    host = Host(row.host_id, row.source, row.boot_id)
+    host.reachability = row.reachability
+    host.reasons = frozenset(row.reasons)
+    host.confirmed = row.confirmed
+    host.confirmed_tick = row.confirmed_tick
+    host.position = (row.position.log, row.position.offset)
+    host.heard = (row.heard.log, row.heard.offset)
+    host.late = row.late
+    host.repair_asked = row.repair_asked
+    host.applied = row.applied
+    return host
+
+
+def partition_row(state: Partition) -> VmsPartitionRow:
+    """The partition's own row; a restart reads on behind `applied`."""
+    clock = state.clock
+    return VmsPartitionRow(
+        applied=state.applied,
+        generation=state.generation,
+        topic_id=state.topic_id,
+        rules_version=RULES_VERSION,
+        ticks=clock.ticks,
+        time=clock.time,
+        newest_at=clock.newest_at,
+        pulse=clock.pulse,
+        sources=[
+            SourceRow(one.log, one.tick, one.tick_at, one.base, one.ahead, one.standing.value) for one in clock.sources
+        ],
+    )
+
+
+def restore_clock(clock: Clock, row: VmsPartitionRow) -> None:
+    """Set the readings; raises ValueError when the row is of another number of partitions."""
+    if len(row.sources) != len(clock.sources):
+        raise ValueError(
+            f"vm.state was written with {len(row.sources)} hosts partitions, the settings say {len(clock.sources)}"
+        )
+    clock.ticks, clock.time, clock.newest_at, clock.pulse = row.ticks, row.time, row.newest_at, row.pulse
+    for source, kept in zip(clock.sources, row.sources, strict=True):
+        _restore_source(source, kept)
+
+
+def _restore_source(source: Source, kept: SourceRow) -> None:
+    source.log, source.tick, source.tick_at = kept.log, kept.tick, kept.tick_at
+    source.base, source.ahead = kept.base, kept.ahead
+    source.standing = Standing(kept.standing)
