@@ -54,7 +54,7 @@ class ExitCode(IntEnum):
     TOO_MANY_BAD = 77
     """More bad records than the limit allows."""
     INTERRUPTED = 130
-    """A second signal came while stopping: ended at once, without an orderly close."""
+    """Ctrl-C came again while stopping: ended at once, without an orderly close."""
 
     @property
     def worth_restarting(self) -> bool:

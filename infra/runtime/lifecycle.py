@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
 from random import random as system_random
 from types import FrameType
 from typing import Protocol
@@ -41,14 +41,14 @@ class LifecycleSettings(SubSettings):
 
 
 class Stop(threading.Event):
-    """Set when the process is asked to stop. Safe from any thread; never set directly from a signal handler."""
+    """Set when the process is asked to stop. Safe from any thread, but not from a signal handler: it takes locks."""
 
     def __init__(self) -> None:
         super().__init__()
         self._guard = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
 
-    def on_set(self, callback: Callable[[], None]) -> None:
+    def on_set(self, callback: Callable[[], object]) -> None:
         """Call back once when set, at once if it is; for loops that cannot wait on an event of threads.
 
         The callback runs in the thread that sets, so it only hands over, as ``loop.call_soon_threadsafe`` does.
@@ -99,9 +99,9 @@ def run_service(
 ) -> ExitCode:
     """Drive a service through its life and return the exit code for ``main``.
 
-    SIGTERM and SIGINT set ``stop``, a second one ends the process at once (130). Set-up is tried again while a
-    neighbour is unreachable. Every failure is logged here, once, as ``service_failed``. Must be called in the main
-    thread for signals to work; elsewhere it runs without them.
+    SIGTERM and SIGINT set ``stop``; Ctrl-C once more, a second later, ends the process at once (130). Set-up is tried
+    again while a neighbour is unreachable. Every failure is logged here, once, as ``service_failed``. Signals work in
+    the main thread alone; elsewhere the service runs without them.
     """
     settings = settings or LifecycleSettings()
     process = process or Process()
@@ -194,45 +194,62 @@ class _HardDeadline:
         _leave(self._process, self._code)
 
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_END_OF_SIGNALS = 0
+_INSISTED_AFTER_SECONDS = 1.0
+"""A terminal and a supervisor may both pass on the same Ctrl-C; a human who insists is slower."""
+
+
 @contextmanager
 def _signals(stop: Stop, process: Process) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into ``stop``, through a thread.
+    """Turn SIGTERM and SIGINT into ``stop``, in a thread that reads their numbers from a socket.
 
-    A handler runs between two instructions of the main thread, which may hold the very lock that ``set`` takes.
-    Putting into a SimpleQueue is the one hand-over documented as safe there.
+    A Python handler runs only between two instructions of the main thread: one that enters a long system call just
+    then, or hangs in one, would see neither signal, and the deadline for stopping would never begin. The interpreter
+    writes to the wake-up descriptor at once. An event loop may put its own in its place while it runs; it then calls
+    the handler promptly, which passes the number on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrived: SimpleQueue[int] = SimpleQueue()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        arrived.put(number)
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        current = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+        if current != writer.fileno():
+            writer.send(bytes([number]))
 
-    listener = threading.Thread(target=_listen, args=(arrived, stop, process), name="signals", daemon=True)
+    listener = threading.Thread(target=_listen, args=(reader, stop, process), name="signals", daemon=True)
     listener.start()
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, pass_on) for number in _STOP_SIGNALS}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        arrived.put(_NO_SIGNAL)
+        signal.set_wakeup_fd(descriptor)
+        writer.send(bytes([_END_OF_SIGNALS]))
         listener.join()
+        reader.close()
+        writer.close()
 
 
-_NO_SIGNAL = 0
-
-
-def _listen(arrived: SimpleQueue[int], stop: Stop, process: Process) -> None:
-    while (number := arrived.get()) != _NO_SIGNAL:
-        name = signal.Signals(number).name
-        if stop.is_set():
-            _log.warning("stop_forced", signal=name)
-            _leave(process, ExitCode.INTERRUPTED)
-        else:
-            _log.info("stop_requested", signal=name)
+def _listen(reader: socket.socket, stop: Stop, process: Process) -> None:
+    stopped_at: float | None = None
+    while (number := reader.recv(1)[0]) != _END_OF_SIGNALS:
+        now = time.monotonic()
+        if number not in _STOP_SIGNALS:  # every signal with a handler comes here, such as a child's end
+            continue
+        if stopped_at is None:
+            stopped_at = now
+            _log.info("stop_requested", signal=signal.Signals(number).name)
             stop.set()
+        elif number == signal.SIGINT and now - stopped_at > _INSISTED_AFTER_SECONDS:
+            _log.warning("stop_forced", signal=signal.Signals(number).name)
+            _leave(process, ExitCode.INTERRUPTED)
 
 
 def _leave(process: Process, code: ExitCode) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 
 from infra.runtime.errors import ConfigError, ExitCode, NeighbourUnreachable, OffsetHole
 from infra.runtime.lifecycle import Backoff, LifecycleSettings, Process, Stop, run_service
@@ -199,16 +201,50 @@ raise SystemExit(run_service(Hung(), settings=LifecycleSettings(stop_deadline_se
 """
 
 
-@pytest.mark.parametrize(("deadline", "signals", "code"), [(0.1, 1, 70), (60, 2, 130)])
-def test_a_hung_process_ends_by_deadline_or_second_signal(deadline: float, signals: int, code: int) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HUNG.format(deadline=deadline)], stdout=subprocess.PIPE, text=True
-    ) as process:
+@pytest.fixture
+def hung(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """A process that runs and does not stop by itself, and its output line by line."""
+    program = HUNG.format(deadline=request.param)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert any("running" in line for line in lines)
-        for _ in range(signals):
-            process.send_signal(signal.SIGTERM)
-            if signals > 1:
-                assert any("stop_" in line for line in lines)
-        assert process.wait(timeout=20) == code
+        try:
+            assert any("running" in line for line in lines)
+            yield process, lines
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("hung", [0.1], indirect=True)
+def test_a_hung_process_ends_by_its_deadline(hung: tuple[subprocess.Popen[str], Iterator[str]]) -> None:
+    process, _ = hung
+    process.terminate()
+    assert process.wait(timeout=20) == ExitCode.INTERNAL
+
+
+@pytest.mark.parametrize("hung", [60], indirect=True)
+def test_ctrl_c_again_ends_a_hung_process_at_once(hung: tuple[subprocess.Popen[str], Iterator[str]]) -> None:
+    process, lines = hung
+    process.send_signal(signal.SIGINT)
+    assert any("stop_requested" in line for line in lines)
+    process.send_signal(signal.SIGINT)  # the same Ctrl-C, passed on by a supervisor
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1.1)
+    process.terminate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == ExitCode.INTERRUPTED
+
+
+def test_a_signal_reaches_a_loop_that_took_the_wake_up_descriptor() -> None:
+    async def until_stopped(stop: Stop) -> None:
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        stop.on_set(lambda: loop.call_soon_threadsafe(stopped.set))
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(5.0):
+            await stopped.wait()
+
+    def run(stop: Stop) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(until_stopped(stop))
+
+    assert run_service(_Recorded(run=run)) is ExitCode.OK
