@@ -2,89 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from infra.runtime.errors import TransientError
-from infra.runtime.kafka import make_producer
-from infra.runtime.lifecycle import Stop
-from infra.runtime.topics import RESYNC_REQUESTS
 from producers.agent.clock import SystemClock
-from producers.agent.rendering import parse
 from producers.agent.settings import AgentSettings
 from producers.simulator import migrations, scripts
 from producers.simulator.fleet import Fleet
 from producers.simulator.life import Life, parse_phases
 from producers.simulator.runner import SimulatedFleetAgent
-from producers.simulator.truth import fingerprints, read_truth
-from schemas.codec import SCHEMA_HEADER, encode, header_of
-from schemas.facets import VM_FACETS, Facet
-from schemas.ids import HostId, RequestId, key_of
-from schemas.resync import Asker, ResyncRequest
+from producers.simulator.truth import read_truth
 from schemas.status import GoneReason
 from tests.integration.agent.conftest import Reports
+from tests.integration.agent.playing import ask_for_snapshot, assert_told_is_true, running, settled
 
 pytestmark = pytest.mark.stack
-
-
-@contextmanager
-def running(agent: SimulatedFleetAgent) -> Iterator[SimulatedFleetAgent]:
-    stop = Stop()
-    for attempt in range(20):
-        try:
-            agent.setup()
-            break
-        except TransientError:  # topics just made have no leader for a moment
-            time.sleep(0.05 * attempt)
-    else:
-        pytest.fail("the agent never got ready")
-    thread = threading.Thread(target=agent.run, args=(stop,))
-    thread.start()
-    try:
-        yield agent
-    finally:
-        stop.set()
-        thread.join(20)
-        agent.close()
-    assert not thread.is_alive()
-
-
-def settled(agent: SimulatedFleetAgent, reports: Reports) -> None:
-    """Read until every host's receiver has the digest its agent has."""
-    agent.settle(quiet=True)
-    wanted = agent.digests()
-    reports.read_until(
-        lambda: all(
-            (reports.by_host[host].digest(), len(reports.by_host[host].vms)) == told for host, told in wanted.items()
-        )
-    )
-
-
-def told(reports: Reports, fleet: Fleet) -> dict[int, dict[bytes, dict[str, str]]]:
-    """Per host and VM the normalised fingerprints of the facets in the log."""
-    found = {}
-    for host in fleet.hosts:
-        found[host.index] = {
-            vm_id: fingerprints({Facet(name): parse(data, VM_FACETS[Facet(name)]) for name, data in facets.items()})
-            for vm_id, facets in reports.by_host[host.host_id].vms.items()
-        }
-    return found
-
-
-def assert_told_is_true(reports: Reports, fleet: Fleet) -> None:
-    """Everything a hypervisor would answer is in the log; facets of an ended run may remain as empty ones."""
-    found = told(reports, fleet)
-    for host in fleet.hosts:
-        assert found[host.index].keys() == {fleet.vms[vm].vm_id for vm in host.runs}
-        for vm in host.runs:
-            true = fingerprints(fleet.facets_of(vm, host.index))
-            said = found[host.index][fleet.vms[vm].vm_id]
-            assert {name: said.get(name) for name in true} == true
 
 
 def test_scripts_arrive_in_order_and_add_up(settings: AgentSettings, reports: Reports) -> None:
@@ -141,29 +74,14 @@ def test_agent_restart_changes_nothing_but_the_epoch(settings: AgentSettings, re
     assert reports.problems == []
 
 
-def request(settings: AgentSettings, host: HostId, number: int, *, force: bool) -> RequestId:
-    asked = ResyncRequest(
-        request_id=RequestId(bytes([number]) * 16), host_id=host, force=force, asker=Asker.HOSTS, reason="test"
-    )
-    producer = make_producer(settings.kafka)
-    producer.produce(
-        settings.kafka.topic_prefix + RESYNC_REQUESTS,
-        encode(asked),
-        key_of(host),
-        headers=[(SCHEMA_HEADER, header_of(ResyncRequest))],
-    )
-    assert producer.flush(10) == 0
-    return asked.request_id
-
-
 def test_resync_request_is_answered_by_one_snapshot(settings: AgentSettings, reports: Reports) -> None:
     settings = settings.model_copy(update={"snapshot_interval_seconds": 5.0})
     fleet = Fleet(hosts=3, vms=12, seed=4, clock=SystemClock())
     with running(SimulatedFleetAgent(settings, fleet)) as agent:
         settled(agent, reports)
         asked = [
-            request(settings, fleet.hosts[1].host_id, 1, force=False),
-            request(settings, fleet.hosts[1].host_id, 2, force=True),
+            ask_for_snapshot(settings, fleet.hosts[1].host_id, 1, force=False),
+            ask_for_snapshot(settings, fleet.hosts[1].host_id, 2, force=True),
         ]
         receiver = reports.by_host[fleet.hosts[1].host_id]
         reports.read_until(lambda: sorted(receiver.answered) == sorted(asked))
@@ -178,7 +96,7 @@ def test_request_made_before_the_agent_started_is_answered_by_its_first_snapshot
     settings: AgentSettings, reports: Reports
 ) -> None:
     fleet = Fleet(hosts=1, vms=2, seed=5, clock=SystemClock())
-    asked = request(settings, fleet.hosts[0].host_id, 7, force=True)
+    asked = ask_for_snapshot(settings, fleet.hosts[0].host_id, 7, force=True)
     with running(SimulatedFleetAgent(settings, fleet)) as agent:
         settled(agent, reports)
     assert reports.by_host[fleet.hosts[0].host_id].answered == [asked]

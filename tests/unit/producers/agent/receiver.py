@@ -25,9 +25,14 @@ class Receiver:
     heartbeats: int = 0
     problems: list[str] = field(default_factory=list)
     _parts: tuple[bytes, int, int] | None = None
-    _seen: set[bytes] = field(default_factory=set)
+    late: int = 0
+    _retired: set[bytes] = field(default_factory=set)
 
     def take(self, report: HostReport) -> None:
+        """Apply a report; one of a retired epoch is dropped, as the hosts stage does it."""
+        if report.agent_epoch in self._retired:
+            self.late += 1
+            return
         self._check_order(report)
         self.said_farewell = False
         match report.body:
@@ -42,6 +47,8 @@ class Receiver:
 
     def _check_order(self, report: HostReport) -> None:
         if report.agent_epoch != self.epoch:
+            if self.epoch is not None:
+                self._retired.add(self.epoch)
             self.epoch, self.seq, self._parts = report.agent_epoch, 0, None
             self.epochs += 1
             if not (isinstance(report.body, SnapshotPart) and report.body.part == 1):
@@ -52,7 +59,7 @@ class Receiver:
 
     def _take_part(self, part: SnapshotPart) -> None:
         if part.part == 1:
-            self._parts, self._seen = (part.snapshot_id, part.parts, 0), set()
+            self._parts = (part.snapshot_id, part.parts, 0)
             self.host, self.storage = dict(part.host), dict(part.storage)
         if self._parts is None or self._parts[:2] != (part.snapshot_id, part.parts) or part.part != self._parts[2] + 1:
             self.problems.append(f"part {part.part} of {part.parts} does not follow")
@@ -60,7 +67,6 @@ class Receiver:
         self._parts = (part.snapshot_id, part.parts, part.part)
         for vm in part.vms:
             self.vms[vm.vm_id] = dict(vm.facets)
-            self._seen.add(vm.vm_id)
         if (part.inventory is not None) != (part.part == part.parts):
             self.problems.append("the inventory belongs into the last part")
         if part.inventory is not None:
