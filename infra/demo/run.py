@@ -33,6 +33,8 @@ QUIET_SECONDS = 3.0
 SETTLE_LIMIT_SECONDS = 60.0
 IDLE_SECONDS = 10.0
 """Measured stretch without any event: two heartbeats of every agent."""
+SLACK_SECONDS = 8.0
+"""What a loaded machine may take longer to carry the last changes through the line."""
 LOOK_SECONDS = 0.25
 
 
@@ -66,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, seconds: float) -> Plan:
         """Divide the time that is to be shown; the stable part needs what PostgreSQL's counters need to settle."""
-        stable = SETTLE_MARGIN_SECONDS + STATISTICS_SETTLE_SECONDS + IDLE_SECONDS
+        stable = QUIET_SECONDS + STATISTICS_SETTLE_SECONDS + IDLE_SECONDS + SLACK_SECONDS
         busy = max(10.0, seconds - stable)
         return cls(first_busy=round(busy * 0.7, 1), stable=stable, last_busy=round(busy * 0.3, 1))
 
@@ -74,9 +76,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def life(self) -> str:
         """The same for the simulator's `--life`."""
         return f"busy:{self.first_busy},stable:{self.stable},busy:{self.last_busy}"
-
-
-SETTLE_MARGIN_SECONDS = QUIET_SECONDS + 4.0
 
 
 class Demonstration:

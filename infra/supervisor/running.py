@@ -9,25 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import urllib3
-
 from infra.runtime.errors import ExitCode, FatalError
 from infra.supervisor.child import LineSink
+from infra.supervisor.health import is_ready
 from infra.supervisor.part import Part, PartState, Phase
 from infra.supervisor.supervisor import Supervisor
 
 _ASK_SECONDS = 0.2
-
-
-def is_ready(part: PartState) -> bool:
-    """True when the part runs and says at /readyz that it works."""
-    if part.phase is not Phase.RUNNING or part.http_port is None:
-        return False
-    try:
-        answer = urllib3.request("GET", f"http://127.0.0.1:{part.http_port}/readyz", timeout=1.0, retries=False)
-    except urllib3.exceptions.HTTPError:
-        return False
-    return answer.status == 200
 
 
 class RunningLine:

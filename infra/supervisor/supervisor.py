@@ -17,9 +17,12 @@ import msgspec
 from infra.runtime.backoff import Backoff, Retry
 from infra.runtime.errors import ExitCode
 from infra.supervisor.child import Child, LineSink
+from infra.supervisor.health import is_ready
 from infra.supervisor.part import Part, PartState, Phase, describe_exit, worth_restarting
 
 _POLL_SECONDS = 0.1
+_TIER_SECONDS = 30.0
+"""How long a tier may keep the next from starting; a part that is not ready by then must not hold back the others."""
 RESTART = Backoff(first_seconds=0.5, cap_seconds=15.0, calm_seconds=60.0)
 
 
@@ -63,6 +66,8 @@ class Supervisor:
         self._stop_seconds = stop_seconds
         self._states_file = states_file
         self._written: list[PartState] | None = None
+        self._tier = min((slot.part.tier for slot in self._slots), default=0)
+        self._tier_since = now()
         self._now = now
 
     def states(self) -> list[PartState]:
@@ -77,8 +82,10 @@ class Supervisor:
         try:
             while not stop.is_set():
                 for slot in self._slots:
-                    self._look_after(slot)
+                    if slot.part.tier <= self._tier:
+                        self._look_after(slot)
                 self._publish()
+                self._open_next_tier()
                 if all(slot.phase is Phase.REFUSED for slot in self._slots):
                     break
                 stop.wait(_POLL_SECONDS)
@@ -87,6 +94,20 @@ class Supervisor:
             self._publish()
         refused = [slot for slot in self._slots if slot.phase is Phase.REFUSED]
         return ExitCode(refused[0].last_exit or 0) if refused else ExitCode.OK
+
+    def _open_next_tier(self) -> None:
+        """Agents begin to speak once somebody listens: what starts later finds what it writes to already reading."""
+        later = [slot.part.tier for slot in self._slots if slot.part.tier > self._tier]
+        if not later:
+            return
+        now = self._now()
+        if now - self._tier_since < _TIER_SECONDS and not all(
+            slot.phase is Phase.REFUSED or is_ready(slot.state())
+            for slot in self._slots
+            if slot.part.tier == self._tier
+        ):
+            return
+        self._tier, self._tier_since = min(later), now
 
     def _look_after(self, slot: _Slot) -> None:
         if slot.phase is Phase.REFUSED:
