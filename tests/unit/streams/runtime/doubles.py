@@ -1,0 +1,125 @@
+"""Fakes of what the outbox and the intake touch: a core, a feed, a sender that keeps the order of everything."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from schemas.codec import NewerMajorError
+from streams.runtime.sender import DeliveryFailed, PartitionRow
+from streams.runtime.stage import Batch, Counts, Demand, Input, Output, Row
+
+
+class Step(NamedTuple):
+    """One thing that happened: `output`, `row` or `ack`, of the input at this offset."""
+
+    what: str
+    partition: int
+    offset: int
+
+
+class Journal:
+    """What happened, in order. Appended to from two threads; each append is atomic."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def positions(self, what: str) -> dict[tuple[int, int], int]:
+        """Where in the journal each (partition, offset) first stands."""
+        found: dict[tuple[int, int], int] = {}
+        for index, step in enumerate(self.steps):
+            if step.what == what:
+                found.setdefault((step.partition, step.offset), index)
+        return found
+
+
+class EchoCore:
+    """Gives one output and one row per input; keys starting with `quiet` are not urgent, `newer` raises."""
+
+    def __init__(self, partition: int = 0, applied: int = -1) -> None:
+        self.partition = partition
+        self.applied = applied
+        self.expected_tick = 1
+        self.gaps: list[tuple[int, int]] = []
+        self.inputs: list[Input] = []
+        self._batch = Batch([], [])
+
+    def apply(self, record: Input) -> Demand:
+        if record.key == b"newer":
+            raise NewerMajorError("Work/2.0 was written by another major version")
+        if record.key != b"liar":
+            self.applied = record.offset
+        self.inputs.append(record)
+        name = f"{self.partition}/{record.offset}".encode()
+        self._batch.outputs.append(Output("out", self.partition, name, b"", ()))
+        self._batch.rows.append(Row(name, b"", None))
+        return Demand(records=2, urgent=record.key != b"quiet")
+
+    def gap(self, first_missing: int, next_offset: int) -> None:
+        self.gaps.append((first_missing, next_offset))
+
+    def seal(self) -> Batch:
+        batch, self._batch = self._batch, Batch([], [])
+        return batch
+
+    def drain_counts(self) -> list[Counts]:
+        return []
+
+
+class FakeMessage:
+    """As much of Faust's message as is read."""
+
+    def __init__(self, partition: int, offset: int, key: bytes | None = None, headers: Any = None) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.key = key
+        self.value: bytes | None = b"value"
+        self.headers = headers
+        self.timestamp = 1_700_000_000.123
+
+
+class FakeEvent(NamedTuple):
+    """As much of Faust's event as is read."""
+
+    message: FakeMessage
+
+
+class JournalFeed:
+    """Writes acknowledgements down."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def ack(self, event: FakeEvent, /) -> object:
+        self._journal.steps.append(Step("ack", event.message.partition, event.message.offset))
+        return True
+
+
+class JournalSender:
+    """Delivers when `gate` is open; fails the deliveries after `failures_after` sends."""
+
+    def __init__(self, journal: Journal, failures_after: int | None = None) -> None:
+        self._journal = journal
+        self._failures_after = failures_after
+        self.gate = threading.Event()
+        self.gate.set()
+        self.sends: list[tuple[int, int]] = []
+        """Rows and outputs of each send."""
+        self.purged = False
+
+    def send(self, rows: Sequence[PartitionRow], outputs: Sequence[Output]) -> None:
+        assert self.gate.wait(5)
+        if self._failures_after is not None and len(self.sends) >= self._failures_after:
+            raise DeliveryFailed("not delivered")
+        self.sends.append((len(rows), len(outputs)))
+        for partition, row in rows:
+            self._note("row", partition, row.key)
+        for output in outputs:
+            self._note("output", output.partition, output.key or b"")
+
+    def purge(self) -> None:
+        self.purged = True
+
+    def _note(self, what: str, partition: int, key: bytes) -> None:
+        self._journal.steps.append(Step(what, partition, int(key.split(b"/")[1])))
