@@ -33,6 +33,9 @@ _AFFECT_LIVE = 1
 """VIR_DOMAIN_AFFECT_LIVE."""
 _UNDEFINE_MANAGED_SAVE = 1
 """VIR_DOMAIN_UNDEFINE_MANAGED_SAVE."""
+_MIGRATE_LIVE = 1
+_MIGRATE_UNSAFE = 512
+"""VIR_MIGRATE_LIVE and VIR_MIGRATE_UNSAFE: both sides have the same files here, which libvirt can not know."""
 _METADATA_TITLE = 1
 """VIR_DOMAIN_METADATA_TITLE."""
 
@@ -79,6 +82,8 @@ class Guest(Enum):
     """out 0x2000 to port 0x604: ACPI's soft off of the `pc` machine."""
     PANICS = bytes.fromhex("ba0505 b001 ee") + _HALT
     """out 1 to port 0x505: the pvpanic device."""
+    WRITES = bytes.fromhex("fc b80010 8ec0 31ff fec3 88d8 b9ffff f3aa 8cc0 050010 3d0090 7203 b80010 8ec0 ebe4")
+    """Fills 512 KiB of memory over and over: a migration over a slow line never ends."""
 
 
 def why_unavailable() -> str | None:
@@ -254,6 +259,18 @@ class SessionLibvirtd:
     def save_vm(self, name: str) -> None:
         """Managed save: memory to disk, process ended."""
         self._call(name, "managedSave")
+
+    def migrate_vm(self, name: str, destination: SessionLibvirtd, *, port: int, mib_per_second: int = 0) -> None:
+        """Migrate live, over loopback, to another daemon here; returns when it is over, raises if it failed."""
+        with self._connected() as here, destination._connected() as there:
+            parameters: dict[str, Any] = {"migrate_uri": f"tcp://127.0.0.1:{port}"}
+            if mib_per_second:
+                parameters["bandwidth"] = mib_per_second
+            here.lookupByName(name).migrate3(there, parameters, _MIGRATE_LIVE | _MIGRATE_UNSAFE)
+
+    def abort_job(self, name: str) -> None:
+        """Cancel what runs on a domain, such as its migration."""
+        self._call(name, "abortJob")
 
     def undefine_vm(self, name: str) -> None:
         """Remove the definition; a running domain becomes transient."""
