@@ -77,11 +77,12 @@ build_binding() {
 
 if is_debian; then
     missing=$(missing_packages)
+    missing=${missing% }
     if [ -n "$missing" ]; then
         if [ "$(id -u)" -ne 0 ]; then
             give_up "not installed: $missing" "run as root: apt-get install --no-install-recommends $missing"
         fi
-        echo "installing $missing(once, about 100 MB)"
+        echo "installing $missing (once, about 100 MB)"
         # shellcheck disable=SC2086 # a list of words
         install_packages $missing || give_up "apt-get could not install $missing" "see the lines above"
     fi
