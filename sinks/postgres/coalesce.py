@@ -38,7 +38,7 @@ class FacetValue(msgspec.Struct, frozen=True, gc=False):
 class Stretch:
     """Consecutive changes of one subject within one incarnation, folded."""
 
-    __slots__ = ("facets", "first", "last", "managed", "partition", "removed", "round", "subject_id")
+    __slots__ = ("facets", "first", "last", "managed", "managed_at", "partition", "removed", "round", "subject_id")
 
     def __init__(self, item: Incoming, round_: int) -> None:
         self.subject_id = item.subject_id
@@ -48,6 +48,7 @@ class Stretch:
         self.last: Change = item.change
         self.facets: dict[str, FacetValue] = {}
         self.managed: dict[str, Any] = {}
+        self.managed_at = 0
         self.removed = False
         """The VM was removed in this stretch: facets from before it do not outlive it."""
         self._fold(item)
@@ -70,6 +71,7 @@ class Stretch:
                 self.facets.clear()
             if change.managed:
                 self.managed.update(change.managed)
+                self.managed_at = change.detected_at
         for name, facet in item.facets.items():
             self.facets[name] = FacetValue(facet.after, change.detected_at)
 

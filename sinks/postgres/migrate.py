@@ -6,6 +6,8 @@ that was applied is never edited: its checksum is remembered and compared.
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -96,23 +98,33 @@ def applied_in(connection: Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT number, checksum FROM public.schema_migration").fetchall())
 
 
-def apply(connection: Connection, place: str, folder: Path = FOLDER) -> list[Migration]:
-    """Apply what is pending and return it; safe to repeat and to run twice at once. Needs autocommit.
+@contextmanager
+def alone(connection: Connection) -> Iterator[None]:
+    """Keep every other migration of this database waiting; needs autocommit.
 
-    A migration that fails leaves no trace of itself; those before it stay. Raises DatabaseRefused.
+    Not only migrations need it: two GRANTs on one table at once fail with "tuple concurrently updated".
     """
-    known = load(folder)
     # Waiting for the other process is what we want here, however long its migrations take.
     connection.execute("SET lock_timeout = 0")
     connection.execute("SET statement_timeout = 0")
     connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
     try:
-        connection.execute(_REGISTRY)
-        todo = pending(applied_in(connection), known, place)
-        for migration in todo:
-            _apply_one(connection, migration, place)
+        yield
     finally:
-        connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
+        if not connection.broken:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
+
+
+def apply(connection: Connection, place: str, folder: Path = FOLDER) -> list[Migration]:
+    """Apply what is pending and return it; safe to repeat. To be called `alone`.
+
+    A migration that fails leaves no trace of itself; those before it stay. Raises DatabaseRefused.
+    """
+    known = load(folder)
+    connection.execute(_REGISTRY)
+    todo = pending(applied_in(connection), known, place)
+    for migration in todo:
+        _apply_one(connection, migration, place)
     return todo
 
 

@@ -196,8 +196,8 @@ def _managed_steps(stretches: Sequence[Stretch]) -> list[Step]:
     if not managed:
         return []
     fields = [json_field(msgspec.json.encode(stretch.managed)) for stretch in managed]
-    detected = times([stretch.last.detected_at for stretch in managed])
-    return [Step(statements.MANAGED_UPSERT, [_keys(managed), detected, array_of(Kind.JSON, fields)])]
+    changed_at = times([stretch.managed_at for stretch in managed])
+    return [Step(statements.MANAGED_UPSERT, [_keys(managed), changed_at, array_of(Kind.JSON, fields)])]
 
 
 def _keys(stretches: Sequence[Stretch]) -> Array:

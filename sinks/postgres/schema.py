@@ -42,13 +42,13 @@ def migrate_database(database: Database, roles: RoleSettings, *, today: date | N
     today = today or datetime.now(UTC).date()
     with connect(database, application_name="deltavisor-migrate") as connection:
         try:
-            outcome = ensure_roles(connection, roles)
-            become_migrator(connection, roles)
-            applied = migrate.apply(connection, place)
-            grant_privileges(connection, roles, place)
-            row = connection.execute(
-                ENSURE_PARTITIONS, (today - timedelta(days=1), today + timedelta(days=DAYS_AT_MIGRATION))
-            ).fetchone()
+            with migrate.alone(connection):
+                outcome = ensure_roles(connection, roles)
+                become_migrator(connection, roles)
+                applied = migrate.apply(connection, place)
+                grant_privileges(connection, roles, place)
+                days = (today - timedelta(days=1), today + timedelta(days=DAYS_AT_MIGRATION))
+                row = connection.execute(ENSURE_PARTITIONS, days).fetchone()
         except psycopg.Error as error:
             raise _refused(error, place, "migrate as the owner of the database or as a superuser") from error
     return Migrated(applied=tuple(applied), roles=outcome, partitions=0 if row is None else row[0])
