@@ -240,9 +240,9 @@ def _signals(stop: Stop, process: Process) -> Iterator[None]:
 def _listen(reader: socket.socket, stop: Stop, process: Process) -> None:
     stopped_at: float | None = None
     while (number := reader.recv(1)[0]) != _END_OF_SIGNALS:
-        now = time.monotonic()
         if number not in _STOP_SIGNALS:  # every signal with a handler comes here, such as a child's end
             continue
+        now = process.now()
         if stopped_at is None:
             stopped_at = now
             _log.info("stop_requested", signal=signal.Signals(number).name)

@@ -121,10 +121,15 @@ def test_zero_never_gives_up() -> None:
 def test_a_stop_during_the_wait_for_a_neighbour_ends_in_order() -> None:
     stop = Stop()
     service = _Recorded(setups=[UNREACHABLE] * 2)
-    threading.Timer(0.05, stop.set).start()
+
+    def stop_while_computing_the_wait() -> float:
+        stop.set()
+        return 0.5
+
     slow = Backoff(first_seconds=3600.0, cap_seconds=3600.0)
     settings = LifecycleSettings(give_up_after_seconds=0)
-    assert run_service(service, settings=settings, backoff=slow, stop=stop) is ExitCode.OK
+    process = Process(random=stop_while_computing_the_wait, exit=lambda code: None)
+    assert run_service(service, settings=settings, backoff=slow, stop=stop, process=process) is ExitCode.OK
     assert service.calls == ["setup", "close"]
 
 
@@ -227,12 +232,30 @@ def test_ctrl_c_again_ends_a_hung_process_at_once(hung: tuple[subprocess.Popen[s
     process, lines = hung
     process.send_signal(signal.SIGINT)
     assert any("stop_requested" in line for line in lines)
-    process.send_signal(signal.SIGINT)  # the same Ctrl-C, passed on by a supervisor
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1.1)
-    process.terminate()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == ExitCode.INTERRUPTED
+
+
+def test_the_same_ctrl_c_passed_on_by_a_supervisor_and_a_late_sigterm_force_nothing() -> None:
+    ended: list[int] = []
+    forced = threading.Event()
+
+    def leave(code: int) -> None:
+        ended.append(code)
+        forced.set()
+
+    def run(stop: Stop) -> None:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert forced.wait(5.0)
+
+    set_up, first, passed_on, late, later, insisted = 0.0, 10.0, 10.5, 12.0, 13.0, 14.0
+    readings = iter((set_up, first, passed_on, late, later, insisted))
+    run_service(_Recorded(run=run), process=Process(now=lambda: next(readings), exit=leave))
+    assert ended == [ExitCode.INTERRUPTED]
+    assert next(readings, None) is None
 
 
 def test_a_signal_reaches_a_loop_that_took_the_wake_up_descriptor() -> None:
