@@ -98,7 +98,6 @@ LAG = GaugeSpec(
 OBSERVED_AGE = HistogramSpec(
     what="observed_age", unit=Unit.SECONDS, buckets=_AGES, help="Time from observation to the end of the work on it."
 )
-SETUP_RETRIES = CounterSpec(what="setup_retries", help="Attempts to start that found a neighbour unreachable.")
 DEAD_LETTERS = CounterSpec(
     what="dead_letters", unit=Unit.RECORDS, labels=("reason",), help="Records nobody could use, kept in dead.letters."
 )
