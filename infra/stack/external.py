@@ -41,13 +41,13 @@ def split_password(dsn: str) -> tuple[str, str | None]:
     """Return the conninfo without its password, and the password if it held one; ConfigError if it is malformed."""
     try:
         parts = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        # The text of the error may repeat the password.
+    except psycopg.ProgrammingError:
+        # Not chained: the text of that error may repeat the password.
         raise ConfigError(
             "not a libpq conninfo or URL",
             where="stack.postgres_dsn",
             advice="write it as host=… port=… dbname=… user=…",
-        ) from error
+        ) from None
     password = parts.pop("password", None)
     return make_conninfo("", **parts), None if password is None else str(password)
 
