@@ -32,6 +32,7 @@ def on_owner(turn: Turn, vm: Vm, claim: Claim, host: Host, news: News) -> None:
     """The owner said something new about its VM."""
     if claim.status is None:
         return
+    turn.because(vm, Cause.REPORTED)
     if claim.alive:
         _alive(turn, vm, claim, news)
     elif vm.alive:

@@ -152,7 +152,7 @@ def succeed(turn: Turn, vm: Vm, heir: Claim) -> None:
 
 
 def live_destination(state: Partition, vm: Vm) -> Claim | None:
-    """Where a migration of this VM went: the newest live claim, one that a migration brought before others."""
+    """Where a migration of this VM went: the named peer before others, timely before late, of these the newest."""
     peer = named_peer(vm)
     live = [
         claim
@@ -161,7 +161,11 @@ def live_destination(state: Partition, vm: Vm) -> Claim | None:
         and state.reachable(claim.host)
         and word_of(claim) in (Word.RUNNING, Word.INCOMING, Word.PAUSED)
     ]
-    return max(live, key=lambda claim: (claim.incoming or claim.host == peer, *_newest(claim)), default=None)
+
+    def likelihood(claim: Claim) -> tuple[bool, bool, bool, tuple[int, HostId]]:
+        return claim.host == peer, not state.hosts[claim.host].late, claim.incoming, _newest(claim)
+
+    return max(live, key=likelihood, default=None)
 
 
 def named_peer(vm: Vm) -> HostId | None:

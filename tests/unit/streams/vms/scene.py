@@ -125,18 +125,20 @@ class Scene:
         **what: str | None,
     ) -> list[VmChange]:
         """A host says what the VM does. The first time it says everything it knows of it."""
-        facets = facets_of(name, run(status, host=name, **what), *others)
-        if vm not in self.speakers[name].introduced:
-            self.speakers[name].introduced.add(vm)
-            identity = Identity(name="vm", vcpus=2)
-            console = Console(displays=[Display(type="vnc", address=name)])
-            facets = {**facets_of(name, None, identity, console), **facets}
+        facets = {**introduction(self, name, vm), **facets_of(name, run(status, host=name, **what), *others)}
         return self.say(name, vms=[VmObservation(vm, facets, gone)], age_seconds=age_seconds, events=events)
 
     def gone(self, name: str, reason: str = "absent", *, vm: VmId = VM, events: Sequence[str] = ()) -> list[VmChange]:
         """The VM left the host's list."""
         self.speakers[name].introduced.discard(vm)
         return self.say(name, vms=[VmObservation(vm, {}, GoneReason(reason))], events=events)
+
+    def boot(self, name: str) -> None:
+        """The host boots: another boot id, another agent."""
+        speaker = self.speakers[name]
+        speaker.boot += 1
+        speaker.epoch += 1
+        speaker.introduced.clear()
 
     def say(
         self,
@@ -187,7 +189,12 @@ class Scene:
     def feed(self, source: int, reports: list[ReportObservations]) -> list[VmChange]:
         """One input record of a hosts partition, with its clock reading."""
         batch = ObservationBatch(
-            source=source, log=0, tick=self.ticks[source], tick_at=self.tick_at[source], rules_version=1, reports=reports
+            source=source,
+            log=0,
+            tick=self.ticks[source],
+            tick_at=self.tick_at[source],
+            rules_version=1,
+            reports=reports,
         )
         return self.apply(encode(batch), header_of(ObservationBatch))
 
@@ -218,6 +225,15 @@ class Scene:
             for out in self.outputs
             if out.topic == "resync.requests" and out.value is not None
         ]
+
+
+def introduction(scene: Scene, name: str, vm: VmId) -> dict[str, bytes]:
+    """What a host says of a VM besides its run, the first time it speaks of it; the console names the host."""
+    introduced = scene.speakers[name].introduced
+    if vm in introduced:
+        return {}
+    introduced.add(vm)
+    return facets_of(name, None, Identity(name="vm", vcpus=2), Console(displays=[Display(type="vnc", address=name)]))
 
 
 def changes_in(outputs: Sequence[Output]) -> list[VmChange]:
