@@ -35,7 +35,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Option("--name", "-n", help="Which stack: several can run side by side.")]
 SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help="TOML file with a table [stack].")
+    Path | None, typer.Option("--settings", metavar="FILE", help="TOML file with a table \\[stack].")
 ]
 Services = Annotated[
     list[ServiceName] | None,
