@@ -68,10 +68,13 @@ def advance(row: HostRow, part: SnapshotPart, tick: int) -> SnapshotProgress:
 
 
 def end_snapshot(row: HostRow, ended: SnapshotProgress, *, forced: bool) -> None:
-    """Close the need that this snapshot met: the one it names, or any that did not ask for force."""
+    """Close the need that this snapshot met: the one it names, or one for anything whole (with force, if asked so)."""
     row.snapshot = None
     row.grounded = row.grounded or ended.whole
-    if row.resync is not None and (ended.answered or (ended.whole and (forced or not row.resync.force))):
+    if row.resync is None:
+        return
+    serves = ended.whole and row.conflict is None and (forced or not row.resync.force)
+    if ended.answered or serves:
         row.resync = None
 
 

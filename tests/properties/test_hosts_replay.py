@@ -209,7 +209,7 @@ def table(batches: list[Batch]) -> dict[bytes, bytes | None]:
 
 
 @given(log=logs(), seals=st.lists(st.integers(1, 9), min_size=1), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_torn_batch_replays_byte_for_byte(log: list[Input], seals: list[int], data: st.DataObject) -> None:
     first = run(HostsLoader(CONFIG, PARTITION).finish(), log, seals)
     at = data.draw(st.integers(0, len(first) - 1))
@@ -236,7 +236,7 @@ def decode_applied(batches: list[Batch]) -> int:
 
 
 @given(log=logs())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_running_digest_equals_the_sum_over_the_rows(log: list[Input]) -> None:
     core = HostsLoader(CONFIG, PARTITION).finish()
     for record in log:
@@ -248,7 +248,7 @@ def test_running_digest_equals_the_sum_over_the_rows(log: list[Input]) -> None:
 
 
 @given(log=logs(), beats=st.integers(1, 30))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_fleet_that_agrees_and_is_steady_says_nothing(log: list[Input], beats: int) -> None:
     """Invariant I13: after snapshots of all, heartbeats and ticks reach neither vms partitions nor host.changes."""
     core = HostsLoader(CONFIG, PARTITION).finish()

@@ -1,6 +1,7 @@
 """A small fleet for tests of the hosts stage: agents that keep their digest right, a log, and a reader of outputs."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from schemas.change import Cause
@@ -49,6 +50,7 @@ def make_config(policy: HostsPolicy | None = None, *, log: int = 1) -> HostsConf
     )
 
 
+@cache
 def host_at(index: int, partition: int = PARTITION) -> HostId:
     """The index-th host id that belongs to the partition."""
     seen = -1
