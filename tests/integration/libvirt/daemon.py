@@ -93,6 +93,11 @@ def why_unavailable() -> str | None:
     for program in ("libvirtd", "qemu-system-x86_64"):
         if shutil.which(program, path=_SBIN) is None:
             return f"{program} is not installed; run infra/stack/libvirt.sh"
+    account = _UNPRIVILEGED if os.geteuid() == 0 else None
+    try:
+        pwd.getpwuid(os.geteuid()) if account is None else pwd.getpwnam(account)
+    except KeyError:
+        return f"libvirt needs an account for user {account or os.geteuid()}, and there is none"
     return None
 
 
@@ -126,7 +131,11 @@ class SessionLibvirtd:
                 os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

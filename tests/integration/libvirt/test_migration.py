@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 
-import libvirt
 import pytest
 
 from schemas.facets.run import Migration
@@ -24,6 +23,8 @@ def free_port() -> int:
 
 
 def test_cancelled_then_successful(libvirtd: SessionLibvirtd, watcher: Watcher) -> None:
+    import libvirt
+
     with SessionLibvirtd() as other, Watcher(other.uri) as there:
         vm_id = libvirtd.define("mover", guest=Guest.WRITES)
         libvirtd.start_vm("mover")

@@ -6,11 +6,10 @@ import signal
 import time
 from pathlib import Path
 
-import libvirt
 import pytest
 
 from producers.agent.source import SourceUnavailable
-from producers.libvirt import connection, open_source
+from producers.libvirt import open_source
 from schemas.facets import Facet, HostFacet
 from schemas.facets.devices import Device
 from schemas.facets.host import HostCapacity, HostReachability, HostSystem
@@ -248,6 +247,8 @@ def test_events_come_after_a_reconnect(libvirtd: SessionLibvirtd, watcher: Watch
 
 
 def test_libvirtd_that_stands_still_is_given_up(libvirtd: SessionLibvirtd, monkeypatch: pytest.MonkeyPatch) -> None:
+    from producers.libvirt import connection
+
     monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 1)
     monkeypatch.setattr(connection, "KEEPALIVE_COUNT", 1)
     with Watcher(libvirtd.uri) as watcher:
@@ -317,6 +318,8 @@ def test_host_facets(watcher: Watcher) -> None:
 
 
 def test_connection_can_not_change_a_vm(libvirtd: SessionLibvirtd, watcher: Watcher) -> None:
+    import libvirt
+
     vm_id = started(libvirtd, watcher, "guarded")
     link, _ = watcher.source._link.current()
     with pytest.raises(libvirt.libvirtError) as refused:
@@ -325,6 +328,7 @@ def test_connection_can_not_change_a_vm(libvirtd: SessionLibvirtd, watcher: Watc
 
 
 def test_nobody_there(tmp_path: Path) -> None:
+    pytest.importorskip("libvirt", reason="the libvirt binding is not installed; run infra/stack/libvirt.sh")
     source = open_source(f"qemu+unix:///session?socket={tmp_path / 'none'}")
     try:
         for _ in range(2):
