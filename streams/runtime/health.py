@@ -43,6 +43,7 @@ class Figures:
         self._input = stage.inputs[0]
         self._wall_clock = wall_clock
         self._countable = countable(metrics.component)
+        self._core_counts_gaps = names.OFFSET_GAPS.what in stage.metric_names()
         self._batch = metrics.histogram(names.BATCH)
         self._flush_seconds = metrics.histogram(names.OUTBOX_FLUSH_SECONDS)
         self._age = metrics.histogram(names.OBSERVED_AGE)
@@ -74,7 +75,8 @@ class Figures:
         """Take over what the parts counted since the last call."""
         self._received.reach(intake.received)
         self._repeats.reach(intake.repeats)
-        self._gaps.reach(intake.gaps)
+        if not self._core_counts_gaps:
+            self._gaps.reach(intake.gaps)
         self._strays.reach(intake.strays)
         self._rebalances.reach(ownership.rebalances)
         self._ticks.reach(ticks)

@@ -57,6 +57,7 @@ class Intake:
         verdict = judge(lane.next_offset, message.offset)
         if verdict is Verdict.REPEAT:
             self.repeats += 1
+            lane.moved_at = self._now()
             self._outbox.put_repeat(feed, event)
         elif verdict is Verdict.APPLY or await self._cross(lane, message.offset):
             self._apply(lane, feed, event, message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -38,6 +39,21 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     cores: Mapping[int, PartitionCore]
     bounds: Mapping[int, InputBounds]
     rows: int
+
+
+class Reader(Protocol):
+    """What loads a worker's partitions."""
+
+    def load(
+        self,
+        partitions: Sequence[int],
+        kept: Sequence[int],
+        *,
+        abandoned: threading.Event,
+        progress: Callable[[float], object] = ...,
+    ) -> Loaded:
+        """See `TableReader.load`."""
+        ...
 
 
 class TableReader:

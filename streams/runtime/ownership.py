@@ -20,7 +20,7 @@ from schemas.codec import NewerMajorError
 from streams.runtime.continuity import first_offset
 from streams.runtime.ending import EndProcess, end_process
 from streams.runtime.lanes import Lane, Lanes
-from streams.runtime.loading import Abandoned, Loaded, TableReader
+from streams.runtime.loading import Abandoned, Loaded, Reader
 from streams.runtime.outbox import Outbox
 from streams.runtime.sender import Clock
 
@@ -32,7 +32,7 @@ class Ownership:
 
     def __init__(
         self,
-        reader: TableReader,
+        reader: Reader,
         outbox: Outbox,
         *,
         input_topic: str,
@@ -140,8 +140,15 @@ class Ownership:
             # Rows live as long as the partition is ours: the collector need never look at them again.
             gc.freeze()
         self.recovery_share = 1.0
+        paused = self._now() - self.unsettled_since if self.unsettled_since is not None else 0.0
         self.unsettled_since = None
         self._outbox.relax()
         self._on_ready()
         self._on_loaded(loaded, seconds)
-        _log.info("tables_loaded", partitions=sorted(loaded.cores), rows=loaded.rows, seconds=round(seconds, 3))
+        _log.info(
+            "tables_loaded",
+            partitions=sorted(loaded.cores),
+            rows=loaded.rows,
+            seconds=round(seconds, 3),
+            paused_seconds=round(paused, 3),
+        )

@@ -52,6 +52,17 @@ class Sender(Protocol):
         ...
 
 
+def check_size(topic: str, partition: int, key: bytes | None, value: bytes | None, limit_bytes: int) -> None:
+    """FatalError naming key and size when the broker would refuse this record."""
+    size = (len(key) if key else 0) + (len(value) if value else 0)
+    if size > limit_bytes:
+        raise FatalError(
+            f"a record of {size} bytes is above the topic's limit of {limit_bytes}",
+            where=f"{topic}[{partition}] key {key!r}",
+            advice="raise max.message.bytes of the topic, or find out what makes this record so large",
+        )
+
+
 class KafkaSender:
     """An idempotent producer whose every delivery is checked."""
 
@@ -103,13 +114,7 @@ class KafkaSender:
     def _produce(
         self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: list[tuple[str, Any]]
     ) -> None:
-        size = (len(key) if key else 0) + (len(value) if value else 0)
-        if size > self._limits_bytes[topic]:
-            raise FatalError(
-                f"a record of {size} bytes is above the topic's limit of {self._limits_bytes[topic]}",
-                where=f"{self._names[topic]}[{partition}] key {key!r}",
-                advice="raise max.message.bytes of the topic, or find out what makes this record so large",
-            )
+        check_size(self._names[topic], partition, key, value, self._limits_bytes[topic])
         name, produce = self._names[topic], self._producer.produce
         deadline: float | None = None
         while True:

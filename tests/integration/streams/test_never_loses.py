@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from infra.runtime.settings import KafkaSettings
 from infra.runtime.topics import VM_OBSERVATIONS
+from infra.stack.endpoints import Endpoints
 from tests.integration.streams.fleet import Line, commit_offsets
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -84,6 +88,27 @@ def test_a_second_worker_joins_and_leaves_under_load(line: Line) -> None:
     assert '"kept": [' in line.log("1")
 
 
+def test_a_worker_without_partitions_waits_and_takes_over(endpoints: Endpoints, tmp_path: Path) -> None:
+    kafka = KafkaSettings(bootstrap=endpoints.kafka, topic_prefix=f"line-{uuid.uuid4().hex[:8]}.")
+    line = Line(kafka=kafka, directory=tmp_path, partitions=1)
+    line.create_topics()
+    try:
+        for name in ("1", "2"):
+            line.start(name)
+            line.wait_until_loaded(name)
+        line.work(300)
+        line.wait_until_done()
+        owner = next(name for name in ("1", "2") if _owns_something(line, name))
+        assert '"ok": true' in line.get("/readyz", "1")
+        assert '"ok": true' in line.get("/readyz", "2")
+        line.stop(owner, signal.SIGKILL)
+        line.work(300, seed=2)
+        line.wait_until_done()
+        line.verify()
+    finally:
+        line.close()
+
+
 def test_a_worker_that_stood_still_ends_itself(line: Line) -> None:
     worker = line.start("1")
     line.wait_until_loaded("1")
@@ -120,3 +145,9 @@ def test_inputs_applied_before_are_acknowledged_and_no_more(line: Line) -> None:
     while "deltavisor_hosts_repeats_records_total 500.0" not in line.get("/metrics"):
         assert time.monotonic() < deadline, line.get("/metrics")
         time.sleep(0.2)
+
+
+def _owns_something(line: Line, name: str) -> bool:
+    """Whether the worker's last assignment had a partition."""
+    assigned = [text for text in line.log(name).splitlines() if '"partitions_assigned"' in text]
+    return '"partitions": [0]' in assigned[-1]
