@@ -139,17 +139,10 @@ def _simulator(settings: AgentSettings, config: Path | None, flags: dict[str, An
 def _libvirt(settings: AgentSettings, config: Path | None, uri: str | None, *, check: bool) -> Service:
     from producers.agent.service import AgentService
     from producers.agent.source import SourceUnavailable
+    from producers.libvirt import open_source
 
     libvirt = LibvirtSettings.load(config, os.environ, {"uri": uri})
-    try:
-        from producers.libvirt.source import LibvirtSource
-    except ImportError as error:
-        raise ConfigError(
-            f"the libvirt binding can not be loaded ({error})",
-            where="--source libvirt",
-            advice="install libvirt and its Python binding as the README says, or use --source simulator",
-        ) from error
-    source = LibvirtSource(
+    source = open_source(
         libvirt.uri,
         host_id=None if libvirt.host_id is None else HostId(libvirt.host_id.bytes),
         machine_id=None if libvirt.machine_id is None else MachineId(libvirt.machine_id.bytes),

@@ -10,13 +10,13 @@ import msgspec
 
 from producers.agent.clock import Instant
 from producers.agent.rendering import Rendered, UnfitFacet, parse, render
-from producers.agent.source import HostIdentity, Listing, Reading, VmView
+from producers.agent.source import HostIdentity, VmView
 from schemas.facets import VM_FACETS, Facet
 from schemas.facets.run import Run
 from schemas.fingerprints import NO_VM, U64, low64, raw_fingerprint, storage_facet
 from schemas.ids import AgentEpoch, VmId
-from schemas.report import Changes, Farewell, Gone, HostReport, SnapshotPart, VmFacets
-from schemas.status import ENDED, GoneReason
+from schemas.report import Changes, Farewell, HostReport, SnapshotPart, VmFacets
+from schemas.status import ENDED
 
 RUN_FACETS = (Facet.GUEST, Facet.CONSOLE, Facet.JOBS, Facet.NUMA)
 """Facets that belong to a process: they do not outlive it (rule D5)."""
@@ -51,20 +51,6 @@ class AgentState:
     def opened(self) -> bool:
         """True once the first report of the epoch was built."""
         return self.seq > 0
-
-    def observe(self, reading: Reading) -> Changes | None:
-        """Publish what this reading changes; None when it changes nothing. A VM not in it is not judged."""
-        vms = [self.publish(view.vm_id, changed) for view in reading.vms if (changed := self.difference(view))]
-        gone = [Gone(vm_id=view.vm_id, reason=view.reason) for view in reading.gone if self.remove(view.vm_id)]
-        return Changes(vms=vms, gone=gone) if vms or gone else None
-
-    def relist(self, listing: Listing) -> Changes | None:
-        """Publish what a complete listing changes: a VM that is not in it is gone, reason `absent`."""
-        vms = [self.publish(view.vm_id, changed) for view in listing.vms if (changed := self.difference(view))]
-        listed = {view.vm_id for view in listing.vms}
-        absent = [vm_id for vm_id in self.vms if vm_id not in listed]
-        gone = [Gone(vm_id=vm_id, reason=GoneReason.ABSENT) for vm_id in absent if self.remove(vm_id)]
-        return Changes(vms=vms, gone=gone) if vms or gone else None
 
     def difference(self, view: VmView, basis: Mapping[Facet, Rendered] | None = None) -> dict[Facet, Rendered]:
         """Facets of the view that differ from what was published (or from `basis`, where given).
@@ -179,6 +165,12 @@ def vm_bytes(facets: Mapping[Facet, Rendered]) -> int:
 
 def _whole_microseconds(wall_ns: int) -> int:
     return wall_ns - wall_ns % _MICROSECOND_NS
+
+
+def tells_of_an_end(run: Rendered | None) -> bool:
+    """True when this run facet says that the VM does not run any more."""
+    facet = None if run is None else parse(run.data, Run)
+    return isinstance(facet, Run) and facet.status in ENDED
 
 
 def process_ended(now: msgspec.Struct | None, last: Rendered | None) -> bool:

@@ -1,7 +1,7 @@
 """What an agent has still to say: coalesced while nothing can be sent, built and numbered at the moment of sending.
 
-Per VM the latest value of each facet waits, and before it, where the VM left in between, the reason why it left. So
-memory is bounded by the number of VMs however long Kafka is away, and sequence numbers have no holes.
+Per VM the latest value of each facet waits, and before it, where the VM left in between, how its run ended and why it
+left. So memory is bounded by the number of VMs however long Kafka is away, and sequence numbers have no holes.
 """
 
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from producers.agent.clock import Instant
-from producers.agent.core import RUN_FACETS, AgentState, process_ended, vm_bytes
+from producers.agent.core import RUN_FACETS, AgentState, process_ended, tells_of_an_end, vm_bytes
 from producers.agent.rendering import Rendered, UnfitFacet, render
 from producers.agent.snapshots import LIMIT_BYTES, Asked, PartTooLarge, Plan, build_part, plan
 from producers.agent.source import Listing, Reading, VmView
@@ -29,9 +29,10 @@ _GONE_BYTES = 64
 
 @dataclass(kw_only=True, slots=True)
 class _Waiting:
-    """What is to be said of one VM: first that it left, then its facets."""
+    """What is to be said of one VM: how its run ended, then that it left, then its facets now."""
 
     observed: Instant
+    last_words: dict[Facet, Rendered] = field(default_factory=dict)
     gone: GoneReason | None = None
     facets: dict[Facet, Rendered] = field(default_factory=dict)
 
@@ -85,7 +86,7 @@ class Outgoing:
         return self._plan is None and (not self.state.opened or not (self._vms or host))
 
     def take_reading(self, reading: Reading) -> None:
-        """Note what a reading says about the VMs in it."""
+        """Note what a reading says about the VMs in it; a VM in both its lists ended as its view says, then left."""
         observed = Instant(reading.observed_at, reading.observed_monotonic_ns)
         for view in reading.vms:
             self._take_view(view, observed)
@@ -141,19 +142,27 @@ class Outgoing:
             self.counts.coalesced += len(entry.facets) - len(kept)
             changed = {**kept, **changed}
         if told_gone or changed:
-            gone = entry.gone if entry is not None else None
-            self._vms[view.vm_id] = _Waiting(observed=observed, gone=gone, facets=changed)
+            self._vms[view.vm_id] = _Waiting(
+                observed=observed,
+                last_words=entry.last_words if entry is not None else {},
+                gone=entry.gone if entry is not None else None,
+                facets=changed,
+            )
 
     def _take_gone(self, vm_id: VmId, reason: GoneReason, observed: Instant) -> None:
         entry = self._vms.pop(vm_id, None)
-        known = vm_id in self.state.vms
+        last_words: dict[Facet, Rendered] = {}
         if entry is not None:
-            self.counts.coalesced += len(entry.facets)
+            last_words = entry.last_words
+            if tells_of_an_end(entry.facets.get(Facet.RUN)):
+                last_words = entry.facets
+            else:
+                self.counts.coalesced += len(entry.facets)
             if entry.gone is not None and reason is GoneReason.ABSENT:
                 # Absence only repeats what an event already explained.
                 reason, observed = entry.gone, entry.observed
-        if known or (entry is not None and entry.gone is not None):
-            self._vms[vm_id] = _Waiting(observed=observed, gone=reason)
+        if vm_id in self.state.vms or (entry is not None and entry.gone is not None):
+            self._vms[vm_id] = _Waiting(observed=observed, last_words=last_words, gone=reason)
 
     def begin_snapshot(self, asked: Asked, observed: Instant) -> None:
         """Start sending everything. Only after `take_listing` of a successful listing in this epoch."""
@@ -232,20 +241,23 @@ class Outgoing:
         returned: dict[VmId, _Waiting] = {}
         while self._vms and len(vms) + len(gone) < MAX_VMS_PER_REPORT:
             vm_id, entry = next(iter(self._vms.items()))
-            size += vm_bytes(entry.facets) if entry.gone is None else _GONE_BYTES
+            size += _GONE_BYTES + vm_bytes(entry.last_words or entry.facets)
             observed = observed or entry.observed
             too_late = entry.observed.monotonic_ns - observed.monotonic_ns > WINDOW_NS
             if (vms or gone or host or storage) and (too_late or size > LIMIT_BYTES):
                 break
             observed = min(observed, entry.observed)
             del self._vms[vm_id]
-            if entry.gone is None:
+            if entry.last_words:
+                vms.append(self.state.publish(vm_id, entry.last_words))
+                returned[vm_id] = _Waiting(observed=entry.observed, gone=entry.gone, facets=entry.facets)
+            elif entry.gone is None:
                 vms.append(self.state.publish(vm_id, entry.facets))
-                continue
-            self.state.remove(vm_id)
-            gone.append(Gone(vm_id=vm_id, reason=entry.gone))
-            if entry.facets:
-                returned[vm_id] = _Waiting(observed=entry.observed, facets=entry.facets)
+            else:
+                self.state.remove(vm_id)
+                gone.append(Gone(vm_id=vm_id, reason=entry.gone))
+                if entry.facets:
+                    returned[vm_id] = _Waiting(observed=entry.observed, facets=entry.facets)
         self._wait_again(returned)
         self._part_next = True
         self.counts.change_reports += 1
@@ -255,7 +267,7 @@ class Outgoing:
         return self.state.seal(body, observed=observed or now, sent=now)
 
     def _wait_again(self, returned: dict[VmId, _Waiting]) -> None:
-        """VMs that left and came back: within one report the order would be lost, so the return waits for the next."""
+        """VMs of which more is to be said: within one report the order would be lost, so it waits for the next."""
         self._vms.update(returned)
         for vm_id in reversed(returned):
             self._vms.move_to_end(vm_id, last=False)
