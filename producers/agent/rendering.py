@@ -37,7 +37,7 @@ def render(facet: msgspec.Struct, last: Rendered | None = None) -> Rendered | No
     """
     if last is not None and _encode(facet) == last.data:
         return None
-    fit = _fit(normalise(facet))
+    fit = _fit(normalise(_ordered(facet)))
     normal = fingerprint(fit)
     if last is not None and normal == last.normal:
         return None
@@ -47,6 +47,16 @@ def render(facet: msgspec.Struct, last: Rendered | None = None) -> Rendered | No
 def parse(data: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct:
     """The facet again from bytes that `render` made."""
     return _decoder(kind).decode(data)
+
+
+def _ordered(facet: msgspec.Struct) -> msgspec.Struct:
+    """The same facet with its maps in key order: equal maps compare equal in any order, their bytes do not."""
+    changes = {}
+    for name in facet.__struct_fields__:
+        value = getattr(facet, name)
+        if isinstance(value, dict) and list(value) != (keys := sorted(value)):
+            changes[name] = {key: value[key] for key in keys}
+    return msgspec.structs.replace(facet, **changes) if changes else facet
 
 
 def _fit(facet: msgspec.Struct) -> msgspec.Struct:
