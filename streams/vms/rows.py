@@ -168,6 +168,12 @@ def _head_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
     return rows
 
 
+def heads_of(state: Partition, *, applied: int) -> list[VmHead]:
+    """Every head as it would be written now, in the order of `state.vms`; for dumps and comparisons."""
+    texts = _Texts(state)
+    return [msgspec.structs.replace(_head(vm, uuid_text(vm.id), texts), applied=applied) for vm in state.vms.values()]
+
+
 def _head(vm: Vm, text: str, texts: _Texts) -> VmHead:
     return VmHead(
         vm_id=text,

@@ -117,16 +117,31 @@ class Scene:
         name: str,
         status: Status | str,
         *,
-        vm: VmId = VM,
+        process: str | None = "1",
+        peer: str | None = None,
+        phase: str | None = None,
+        reason: str | None = None,
+        pause: str | None = None,
+        exit_: str | None = None,
         age_seconds: float = 0,
-        others: Sequence[msgspec.Struct] = (),
-        gone: GoneReason | None = None,
         events: Sequence[str] = (),
-        **what: str | None,
     ) -> list[VmChange]:
-        """A host says what the VM does. The first time it says everything it knows of it."""
-        facets = {**introduction(self, name, vm), **facets_of(name, run(status, host=name, **what), *others)}
-        return self.say(name, vms=[VmObservation(vm, facets, gone)], age_seconds=age_seconds, events=events)
+        """A host says what the VM does."""
+        facet = run(status, host=name, process=process, peer=peer, phase=phase, reason=reason, pause=pause, exit_=exit_)
+        return self.tell(name, facet, age_seconds=age_seconds, events=events)
+
+    def tell(
+        self,
+        name: str,
+        *facets: msgspec.Struct,
+        vm: VmId = VM,
+        gone: GoneReason | None = None,
+        age_seconds: float = 0,
+        events: Sequence[str] = (),
+    ) -> list[VmChange]:
+        """A host sends these facets of a VM. The first time it says everything it knows of it."""
+        told = {**introduction(self, name, vm), **facets_of(name, None, *facets)}
+        return self.say(name, vms=[VmObservation(vm, told, gone)], age_seconds=age_seconds, events=events)
 
     def gone(self, name: str, reason: str = "absent", *, vm: VmId = VM, events: Sequence[str] = ()) -> list[VmChange]:
         """The VM left the host's list."""
@@ -173,15 +188,15 @@ class Scene:
         )
         return self.feed(speaker.source, [report])
 
-    def tick(self, ticks: int = 1, *, without: Sequence[int] = ()) -> list[VmChange]:
-        """So many seconds pass in which every partition ticks, but those left out."""
+    def tick(self, ticks: int = 1, *, without: Sequence[int] = (), step: int = 1) -> list[VmChange]:
+        """So many seconds pass in which every partition ticks, but those left out; heard every `step` ticks."""
         changes = []
-        for _ in range(ticks):
-            self.now += SECOND_NS
+        for _ in range(0, ticks, step):
+            self.now += SECOND_NS * step
             for source in range(self.partitions):
                 if source not in without:
-                    self.offsets[source] += 1
-                    self.ticks[source] += 1
+                    self.offsets[source] += step
+                    self.ticks[source] += step
                     self.tick_at[source] = self.now
                     changes += self.feed(source, [])
         return changes

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import pytest
 
+from schemas.ids import uuid_text
 from schemas.status import ALIVE, Doubt, Status
 from streams.vms.ownership import OWNERSHIP, Standing, Word
-from tests.unit.streams.vms.scene import Scene, host_id, uuid_text
+from tests.unit.streams.vms.scene import Scene, host_id, run
 
 SAYINGS: dict[Word, list[tuple[str, dict[str, str]]]] = {
     Word.RUNNING: [
@@ -79,7 +80,7 @@ def stage(standing: Standing) -> Scene:
 def test_cell(word: Word, standing: Standing, status: str, what: dict[str, str]) -> None:
     scene = stage(standing)
     before = scene.last
-    scene.see("D", status, **what)
+    scene.tell("D", run(status, host="D", **what))
     expected = TABLE[word][standing]
     after = scene.last
     assert after.host_id == uuid_text(host_id(expected.owner))
@@ -99,7 +100,7 @@ def test_a_migration_hands_over(standing: Standing, status: str, what: dict[str,
     if standing is Standing.UNKNOWN:
         scene.say("S", events=["silent"])
     before = scene.last
-    scene.see("D", status, **what)
+    scene.tell("D", run(status, host="D", **what))
     assert scene.last.host_id == uuid_text(host_id("D"))
     assert scene.last.run_id == before.run_id
     assert scene.last.cause == "handed_over"
@@ -150,7 +151,7 @@ def test_who_lost_this_run_by_adoption_does_not_take_it_back() -> None:
 def test_nobody_knows_the_vm(status: str, what: dict[str, str]) -> None:
     """A6, O8: whatever a host says makes a row, and an alive one has an owner."""
     scene = stage(Standing.NOBODY)
-    scene.see("D", status, **what)
+    scene.tell("D", run(status, host="D", **what))
     change = scene.last
     assert (change.cause, change.version, change.host_id) == ("created", 1, uuid_text(host_id("D")))
     assert change.status is Status(status)
