@@ -222,12 +222,20 @@ class SessionLibvirtd:
         if self._daemon is None:
             self.start()
         self.thaw()
+        eventually(self._emptied, "all domains are gone", _STOP_SECONDS)
+
+    def _emptied(self) -> bool:
+        import libvirt
+
         with self._connected() as connection:
             for domain in connection.listAllDomains(0):
-                if domain.isActive():
-                    domain.destroy()
-                if domain.isPersistent():
-                    domain.undefineFlags(_UNDEFINE_MANAGED_SAVE)
+                # One that is dying by itself refuses what the next round repeats.
+                with contextlib.suppress(libvirt.libvirtError):
+                    if domain.isActive():
+                        domain.destroy()
+                    if domain.isPersistent():
+                        domain.undefineFlags(_UNDEFINE_MANAGED_SAVE)
+            return not connection.listAllDomains(0)
 
     def define(self, name: str, *, vm_id: VmId | None = None, guest: Guest = Guest.NONE) -> VmId:
         """Define a persistent domain, not started."""
