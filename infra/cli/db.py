@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from infra.cli.connect import ConfigFile, Database, StackName
 from infra.runtime.errors import ConfigError
 from infra.stack.endpoints import endpoints_of
 from sinks.postgres.connection import connect, where
+from sinks.postgres.migrate import load
+from sinks.postgres.reference import render
 from sinks.postgres.schema import check_schema, migrate_database
 from sinks.postgres.settings import PostgresSettings
 
@@ -66,6 +69,12 @@ def check(
     with connect(settings.database, application_name="deltavisor-check") as connection:
         check_schema(connection, where(settings.database))
     print(f"{where(settings.database)} is as this program needs it")
+
+
+@app.command()
+def describe() -> None:
+    """Print the reference of tables, views and functions; needs no database."""
+    sys.stdout.write(render(load()))
 
 
 def admin_settings(

@@ -161,25 +161,26 @@ def _host_rounds(batch: Coalesced) -> list[Round]:
 
 def _facet_steps(tables: Mapping[str, FacetTable], stretches: Sequence[Stretch]) -> list[Step]:
     """Per facet: rows that go, rows that only go if an earlier incarnation had them, rows that come."""
+    written: dict[str, list[Stretch]] = {facet: [] for facet in tables}
+    gone: dict[str, list[Stretch]] = {facet: [] for facet in tables}
+    left: dict[str, list[Stretch]] = {facet: [] for facet in tables}
+    for stretch in stretches:
+        for facet, value in stretch.facets.items():
+            if facet in tables:
+                (gone if value.after is None else written)[facet].append(stretch)
+        if stretch.removed or stretch.begins:
+            over = gone if stretch.removed else left
+            for facet in tables.keys() - stretch.facets.keys():
+                over[facet].append(stretch)
     steps = []
     for facet, table in tables.items():
-        written = [stretch for stretch in stretches if (value := stretch.facets.get(facet)) and value.after is not None]
-        gone = [stretch for stretch in stretches if _is_cleared(stretch, facet)]
-        left = [
-            stretch for stretch in stretches if stretch.begins and facet not in stretch.facets and not stretch.removed
-        ]
-        if gone:
-            steps.append(Step(statements.FACET_DELETES[facet], [_keys(gone)]))
-        if left:
-            steps.append(Step(statements.FACET_DELETES[facet], [_keys(left)], when_reborn=True))
-        if written:
-            steps.append(Step(statements.FACET_UPSERTS[facet], _facet_arrays(table, facet, written)))
+        if gone[facet]:
+            steps.append(Step(statements.FACET_DELETES[facet], [_keys(gone[facet])]))
+        if left[facet]:
+            steps.append(Step(statements.FACET_DELETES[facet], [_keys(left[facet])], when_reborn=True))
+        if written[facet]:
+            steps.append(Step(statements.FACET_UPSERTS[facet], _facet_arrays(table, facet, written[facet])))
     return steps
-
-
-def _is_cleared(stretch: Stretch, facet: str) -> bool:
-    value = stretch.facets.get(facet)
-    return stretch.removed if value is None else value.after is None
 
 
 def _facet_arrays(table: FacetTable, facet: str, stretches: Sequence[Stretch]) -> list[Array]:
