@@ -74,10 +74,10 @@ class SnapshotProgress(msgspec.Struct, frozen=True, array_like=True):
 class Resync(msgspec.Struct, frozen=True, array_like=True):
     """A need for a snapshot, open until one has ended."""
 
-    request_id: RequestId
-    """The same however often it is asked."""
     force: bool
     reason: str
+    request_id: RequestId = RequestId(b"")
+    """Of the last request; empty before the first. Each has its own, since an agent answers an id once."""
 
 
 class Conflict(msgspec.Struct, frozen=True, array_like=True):
@@ -87,8 +87,8 @@ class Conflict(msgspec.Struct, frozen=True, array_like=True):
     """Of the agent that spoke last."""
     agent_epoch: AgentEpoch
     alone_since_tick: int
-    request_id: RequestId | None = None
-    """What that agent was asked after its grace."""
+    asked: bool = False
+    """It was alone for its grace; the next answer to a request ends the conflict."""
 
 
 class HostFacetRow(msgspec.Struct, frozen=True, array_like=True):

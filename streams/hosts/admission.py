@@ -126,16 +126,15 @@ def reinstate(turn: Turn, report: HostReport, policy: HostsPolicy) -> None:
 
 def is_answered(row: HostRow, ended: SnapshotProgress) -> bool:
     """True when this snapshot is what the agent that is alone was asked for."""
-    conflict = row.conflict
-    if conflict is None or conflict.request_id is None or row.resync is None:
+    return row.conflict is not None and row.conflict.asked and ended.whole and ended.answered
+
+
+def expect_answer(row: HostRow) -> bool:
+    """From now on an answer ends the conflict; False when that was so before."""
+    if row.conflict is None or row.conflict.asked:
         return False
-    return ended.whole and ended.answered and row.resync.request_id == conflict.request_id
-
-
-def note_request(row: HostRow) -> None:
-    """The open need is the one that ends the conflict."""
-    if row.conflict is not None and row.resync is not None:
-        row.conflict = msgspec.structs.replace(row.conflict, request_id=row.resync.request_id)
+    row.conflict = msgspec.structs.replace(row.conflict, asked=True)
+    return True
 
 
 def end_conflict(turn: Turn) -> None:

@@ -78,16 +78,18 @@ def end_snapshot(row: HostRow, ended: SnapshotProgress, *, forced: bool) -> None
         row.resync = None
 
 
-def need(host_id: HostId, row: HostRow, position: tuple[int, int], reason: str, *, force: bool = False) -> None:
-    """Open a need for a snapshot, unless one as strong is open. `position`: (log, offset) of the evidence."""
+def need(row: HostRow, reason: str, *, force: bool = False) -> None:
+    """Open a need for a snapshot, unless one as strong is open."""
     if row.resync is None or (force and not row.resync.force):
-        row.resync = Resync(_request_id(host_id, position, force=force), force, reason)
+        row.resync = Resync(force, reason)
 
 
-def ask(host_id: HostId, row: HostRow, tick: int, bucket: TokenBucket, policy: HostsPolicy) -> ResyncRequest | None:
+def ask(turn: Turn, log: int, bucket: TokenBucket, policy: HostsPolicy) -> ResyncRequest | None:
     """The request to send now, if a need is open, its time has come and the bucket has a token."""
+    row, tick, host_id = turn.row, turn.moment.tick, turn.host.host_id
     if row.resync is None or tick < row.ask_tick or not bucket.take():
         return None
+    row.resync = msgspec.structs.replace(row.resync, request_id=_request_id(host_id, log, turn.moment.offset))
     row.asked += 1
     delay = min(policy.ask_first_ticks << min(row.asked - 1, 16), policy.ask_most_ticks)
     row.ask_tick = tick + delay + _jitter(host_id, tick, delay)
@@ -100,10 +102,18 @@ def ask(host_id: HostId, row: HostRow, tick: int, bucket: TokenBucket, policy: H
     )
 
 
-def settle(turn: Turn) -> None:
+def start_over(turn: Turn, policy: HostsPolicy) -> None:
+    """What follows is another matter: the next request need not wait for the back-off of this one."""
+    row = turn.row
+    row.asked = 0
+    row.ask_tick = min(row.ask_tick, turn.moment.tick + policy.ask_first_ticks)
+
+
+def settle(turn: Turn, policy: HostsPolicy) -> None:
     """Count and digest agree: nothing is open any more, but what asked for force."""
     row = turn.row
-    row.asked = row.failures = row.failed_difference = 0
+    start_over(turn, policy)
+    row.failures = row.failed_difference = 0
     if row.resync is not None and not row.resync.force and row.grounded:
         row.resync = None
     if row.mismatched:
@@ -126,9 +136,8 @@ def is_hopeless(row: HostRow, found: int) -> bool:
     return row.mismatched and found == row.failed_difference
 
 
-def _request_id(host_id: HostId, position: tuple[int, int], *, force: bool) -> RequestId:
-    log, offset = position
-    return RequestId(xxhash.xxh3_128_digest(host_id + f"{log}:{offset}:{force}".encode("ascii")))
+def _request_id(host_id: HostId, log: int, offset: int) -> RequestId:
+    return RequestId(xxhash.xxh3_128_digest(host_id + f"hosts:{log}:{offset}".encode("ascii")))
 
 
 def _jitter(host_id: HostId, tick: int, delay: int) -> int:

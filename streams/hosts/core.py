@@ -97,7 +97,7 @@ class HostsCore:
             host.row.confirmed = host.row.grounded = False
             host.row.snapshot = None
             turn.say(HostEvent.UNCONFIRMED)
-            self._need(turn, "gap", force=True)
+            agreement.need(host.row, "gap", force=True)
             self._ask(turn)
             self._close(turn)
         self.applied = max(self.applied, offset)
@@ -173,6 +173,7 @@ class HostsCore:
         except RecordError as problem:
             self._reject(record, "malformed", str(problem))
             return 0
+        rows_before = len(host.dirty_vms)
         moment = Moment(record.offset, record.appended_at, report.observed_at, report.seq, self._ticks.n, reported=True)
         turn = Turn(host, moment)
         if self._admit(turn, report):
@@ -182,7 +183,7 @@ class HostsCore:
             if self._agree(turn, report, ended):
                 self._confirm(turn)
             self._close(turn)
-        return 1 + len(host.dirty_vms)
+        return 1 + len(host.dirty_vms) - rows_before
 
     def _host_of(self, record: Input, report: HostReport) -> Host:
         """The host that speaks, known or new; raises RecordError when another speaks in its name (fault M7)."""
@@ -219,10 +220,11 @@ class HostsCore:
             admission.reinstate(turn, report, self._policy)
         elif verdict is Admission.NEW_EPOCH:
             admission.begin_epoch(turn, report, self._policy)
+            agreement.start_over(turn, self._policy)
         elif verdict is Admission.AFTER_GAP:
             self._miss_reports(turn)
         if verdict is not Admission.AFTER_GAP and turn.row.seq == 0 and not starts_snapshot(report):
-            self._need(turn, "new_epoch")
+            agreement.need(turn.row, "new_epoch")
         if turn.row.flapping:
             admission.settle_flapping(turn, self._policy)
         return True
@@ -232,7 +234,7 @@ class HostsCore:
         self._tally.count("sequence_gaps")
         if row.snapshot is not None:
             row.snapshot = msgspec.structs.replace(row.snapshot, whole=False)
-        self._need(turn, "sequence_gap")
+        agreement.need(row, "sequence_gap")
         self._ask(turn)
 
     def _take_body(self, turn: Turn, report: HostReport, record: Input) -> SnapshotProgress | None:
@@ -260,11 +262,11 @@ class HostsCore:
             return False
         found = agreement.difference(row, report)
         if found == 0:
-            agreement.settle(turn)
+            agreement.settle(turn, self._policy)
         else:
             self._disagree(turn, found, after_snapshot=ended is not None and ended.whole)
         if not row.grounded:
-            self._need(turn, "unproved")
+            agreement.need(row, "unproved")
         self._ask(turn)
         return row.grounded if found == 0 else ended is not None and ended.whole
 
@@ -273,21 +275,19 @@ class HostsCore:
         if after_snapshot:
             agreement.fail(turn, found, self._policy)
         if not agreement.is_hopeless(turn.row, found):
-            self._need(turn, "digest")
+            agreement.need(turn.row, "digest")
 
     def _ask_in_conflict(self, turn: Turn) -> None:
         """The agent that is alone must answer a request of its own before the conflict ends."""
-        row, open_need = turn.row, turn.row.resync
-        if row.conflict is None or not admission.is_alone(turn):
+        row = turn.row
+        if not admission.is_alone(turn):
             return
-        asked = row.conflict.request_id
-        if asked is None:
-            row.asked = row.ask_tick = 0
-        elif open_need is not None and open_need.request_id == asked:
-            return
-        row.resync = None
-        self._need(turn, "host_conflict", force=open_need is not None and open_need.force)
-        admission.note_request(row)
+        if admission.expect_answer(row):
+            force = row.resync is not None and row.resync.force
+            row.resync, row.asked, row.ask_tick = None, 0, 0
+            agreement.need(row, "host_conflict", force=force)
+        else:
+            agreement.need(row, "host_conflict")
 
     def _confirm(self, turn: Turn) -> None:
         """Rule H2; not while its source is away, since an agent then agrees with what it saw last."""
@@ -297,15 +297,10 @@ class HostsCore:
         row.confirmed = True
         turn.say(HostEvent.CONFIRMED)
 
-    def _need(self, turn: Turn, reason: str, *, force: bool = False) -> None:
-        position = (self._config.log, turn.moment.offset)
-        agreement.need(turn.host.host_id, turn.row, position, reason, force=force)
-
     def _ask(self, turn: Turn) -> None:
-        host = turn.host
-        request = agreement.ask(host.host_id, turn.row, turn.moment.tick, self._bucket, self._policy)
+        request = agreement.ask(turn, self._config.log, self._bucket, self._policy)
         if request is not None:
-            self._out.request(host.key, request)
+            self._out.request(turn.host.key, request)
             self._tally.count("resyncs", request.reason)
 
     def _close(self, turn: Turn) -> None:
