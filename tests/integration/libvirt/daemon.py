@@ -16,14 +16,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from schemas.ids import VmId
+from tests.integration.libvirt.domains import IMAGE_BYTES, boot_sector, disk_xml, domain_xml
+from tests.integration.libvirt.domains import Guest as Guest
 
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _START_SECONDS = 20.0
@@ -55,35 +56,6 @@ stdio_handler = "file"
 remember_owner = 0
 dynamic_ownership = 0
 """
-
-_DOMAIN = """\
-<domain type='qemu'>
-  <name>{name}</name>
-  <uuid>{uuid}</uuid>
-  <memory unit='MiB'>{memory_mib}</memory>
-  <vcpu>{vcpus}</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <features><acpi/></features>
-  <on_crash>destroy</on_crash>
-  <devices>{devices}<memballoon model='none'/></devices>
-</domain>
-"""
-
-_SECTOR_BYTES = 512
-_IMAGE_BYTES = 1 << 20
-_HALT = bytes.fromhex("f4ebfd")  # hlt; jmp to it
-
-
-class Guest(Enum):
-    """What runs in a domain: 16-bit code of its boot sector, None for no disk at all."""
-
-    NONE = None
-    POWERS_OFF = bytes.fromhex("ba0406 b80020 ef") + _HALT
-    """out 0x2000 to port 0x604: ACPI's soft off of the `pc` machine."""
-    PANICS = bytes.fromhex("ba0505 b001 ee") + _HALT
-    """out 1 to port 0x505: the pvpanic device."""
-    WRITES = bytes.fromhex("fc b80010 8ec0 31ff fec3 88d8 b9ffff f3aa 8cc0 050010 3d0090 7203 b80010 8ec0 ebe4")
-    """Fills 512 KiB of memory over and over: a migration over a slow line never ends."""
 
 
 def why_unavailable() -> str | None:
@@ -301,7 +273,7 @@ class SessionLibvirtd:
     def plug_disk(self, name: str, target: str) -> Path:
         """Hot-plug a disk backed by a small file, whose path is returned."""
         image = self._image(f"{name}-{target}")
-        self._call(name, "attachDeviceFlags", _disk_xml(image, target), _AFFECT_LIVE)
+        self._call(name, "attachDeviceFlags", disk_xml(image, target), _AFFECT_LIVE)
         return image
 
     def set_title(self, name: str, title: str) -> None:
@@ -367,18 +339,17 @@ class SessionLibvirtd:
         return pids
 
     def _domain_xml(self, name: str, vm_id: VmId, guest: Guest) -> str:
-        devices = ""
-        if guest.value is not None:
-            boot = self._image(f"{name}-boot")
-            with boot.open("r+b") as stream:
-                stream.write(guest.value.ljust(_SECTOR_BYTES - 2, b"\0") + b"\x55\xaa")
-            devices = _disk_xml(boot, "vda") + "<panic model='isa'/>"
-        return _DOMAIN.format(name=name, uuid=UUID(bytes=vm_id), memory_mib=16, vcpus=1, devices=devices)
+        if guest.value is None:
+            return domain_xml(name, vm_id)
+        boot = self._image(f"{name}-boot")
+        with boot.open("r+b") as stream:
+            stream.write(boot_sector(guest.value))
+        return domain_xml(name, vm_id, devices=disk_xml(boot, "vda") + "<panic model='isa'/>")
 
     def _image(self, name: str) -> Path:
         image = self._directory / f"{name}.raw"
         with image.open("wb") as stream:
-            stream.truncate(_IMAGE_BYTES)
+            stream.truncate(IMAGE_BYTES)
         if self._account is not None:
             os.chown(image, self._account.pw_uid, self._account.pw_gid)
         return image
@@ -405,10 +376,3 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def _disk_xml(image: Path, target: str) -> str:
-    return (
-        f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/>"
-        f"<target dev='{target}' bus='virtio'/><serial>SN-{target}</serial></disk>"
-    )
