@@ -47,7 +47,7 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
                 where="simulator.life",
                 advice='write phases as kind:seconds, such as "busy:30,stable:20"',
             ) from error
-        if phases[-1].seconds <= 0:
+        if not phases[-1].seconds > 0:
             raise ConfigError(f"{part.strip()!r} has no length", where="simulator.life", advice="give it seconds")
     return tuple(phases)
 
