@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from schemas.vm_change import VmChange
 R = TypeVar("R", bound=Record)
 
 _SILENCE_SECONDS = 15.0
+_GATHER_SECONDS = 0.1
+"""A `consume` waits for its whole number of records or for this long."""
 
 
 def messages(kafka: KafkaSettings, topics: TopicSet, topic: str) -> Iterator[confluent_kafka.Message]:

@@ -41,12 +41,19 @@ line takes a tenth of it."""
 class WholeLine:
     """Servers' parts, processes and reader of one test; use as a context."""
 
-    def __init__(self, endpoints: Endpoints, folder: Path, *, simulator: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        folder: Path,
+        *,
+        simulator: Sequence[str] | None = None,
+        libvirt: Sequence[str] | None = None,
+    ) -> None:
         self._name = f"line{uuid.uuid4().hex[:10]}"
         self._admin = endpoints
         database = psycopg.conninfo.make_conninfo(endpoints.postgres, dbname=self._name)
         self.endpoints = msgspec.structs.replace(endpoints, postgres=database)
-        self.options = LineOptions(topic_prefix=f"{self._name}.", simulator=simulator)
+        self.options = LineOptions(topic_prefix=f"{self._name}.", simulator=simulator, libvirt=libvirt)
         self.kafka = KafkaSettings(bootstrap=endpoints.kafka, topic_prefix=self.options.topic_prefix)
         self.topics = TopicSet.of(self.kafka, self.options.topics)
         self._folder = folder
