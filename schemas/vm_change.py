@@ -65,13 +65,13 @@ def state_digest(
     canonical = [
         incarnation,
         version,
-        status.value,
-        [availability.state.value, [reason.value for reason in availability.reasons]],
+        status,
+        [availability.state, availability.reasons],
         host_id,
         ownership_epoch,
         run_id,
-        None if exit_ is None else [exit_.status.value, exit_.reason.value, exit_.message],
-        [[name, facets[name]] for name in sorted(facets)],
+        None if exit_ is None else [exit_.status, exit_.reason, exit_.message],
+        sorted(facets.items()),
         [[name, managed[name]] for name in sorted(managed)],
     ]
     return low64(xxhash.xxh3_128_digest(msgspec.msgpack.encode(canonical)))

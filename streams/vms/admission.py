@@ -3,18 +3,18 @@
 Facets are read here and nowhere else. What is equal to what the claim holds, by normalised fingerprint, is no news.
 """
 
+from typing import NamedTuple
+
 from schemas.facets.guest import Guest
 from schemas.facets.run import Run
 from schemas.ids import uuid_bytes, uuid_text
 from schemas.observation import ReportObservations, VmObservation
 from schemas.status import ALIVE, Status
 from streams.vms.facets import (
-    FACETS,
     NO_FACETS,
     RUN,
     SLOT_OF,
     MalformedFacet,
-    is_rejected,
     pack,
     raw_mark,
     read,
@@ -52,20 +52,40 @@ def is_repeat(turn: Turn, claim: Claim | None) -> bool:
     return claim is not None and turn.proof.position <= claim.position
 
 
-def has_news(claim: Claim, report: ReportObservations, observation: VmObservation) -> bool:
-    """False for what the claim knows byte by byte already: the cheap and by far most frequent end of a repair."""
-    if claim.ended or claim.borrowed or claim.boot != report.boot_id or observation.gone is not None:
-        return True
+class Sent(NamedTuple):
+    """A facet that the claim does not know byte by byte."""
+
+    slot: int
+    raw: bytes
+    data: bytes
+
+
+def sent_facets(turn: Turn, claim: Claim | None, observation: VmObservation) -> list[Sent]:
+    """The facets that are not what the claim holds already, by slot: `run` stands before what depends on it."""
+    known = NO_FACETS if claim is None or claim.borrowed else claim.facets
+    sent = []
     for name, data in observation.facets.items():
         slot = SLOT_OF.get(name)
-        if slot is not None:
-            packed = claim.facets[slot]
-            if packed is None or packed[:8] != raw_mark(observation.vm_id, name, data):
-                return True
-    return False
+        if slot is None:
+            turn.state.count("rejected_facets", "unknown")
+            continue
+        raw = raw_mark(observation.vm_id, name, data)
+        packed = known[slot]
+        if packed is None or packed[:8] != raw:
+            sent.append(Sent(slot, raw, data))
+    if len(sent) > 1:
+        sent.sort()
+    return sent
 
 
-def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservation) -> News:
+def has_news(claim: Claim, report: ReportObservations, observation: VmObservation, sent: list[Sent]) -> bool:
+    """False for what the claim knows already: the cheap and by far most frequent end of a repair."""
+    if sent or claim.borrowed or claim.boot != report.boot_id:
+        return True
+    return claim.ended != (observation.gone is not None)
+
+
+def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservation, sent: list[Sent]) -> News:
     """Take over what the host says into its claim. Opens nothing: the caller has."""
     news = News(claim, first=claim.ended or not claim.alive or claim.borrowed)
     if claim.borrowed:
@@ -73,12 +93,8 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
         turn.state.set_facets(vm, claim, NO_FACETS)
     boot = turn.proof.boot
     same_boot = boot == claim.boot
-    for name in sorted(observation.facets, key=lambda name: SLOT_OF.get(name, len(FACETS))):
-        slot = SLOT_OF.get(name)
-        if slot is None:
-            turn.state.count("rejected_facets", "unknown")
-        else:
-            _take_facet(turn, vm, claim, host, slot, observation.facets[name], news, same_boot=same_boot)
+    for one in sent:
+        _take_facet(turn, vm, claim, host, one, news, same_boot=same_boot)
     if boot is not None and not same_boot:
         claim.boot = boot
         news.changed = True
@@ -93,13 +109,9 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
     return news
 
 
-def _take_facet(
-    turn: Turn, vm: Vm, claim: Claim, host: Host, slot: int, data: bytes, news: News, *, same_boot: bool
-) -> None:
-    raw = raw_mark(vm.id, FACETS[slot].value, data)
+def _take_facet(turn: Turn, vm: Vm, claim: Claim, host: Host, sent: Sent, news: News, *, same_boot: bool) -> None:
+    slot, raw, data = sent
     known = claim.facets[slot]
-    if known is not None and known[:8] == raw:
-        return
     try:
         facet = read(slot, data)
         value = None if known is None else value_of(known)
@@ -157,9 +169,3 @@ def _host_id_text(peer: str | None) -> str | None:
         return uuid_text(uuid_bytes(peer))
     except ValueError:
         return None
-
-
-def readable_run(claim: Claim) -> bool:
-    """The host said what the VM does, in a facet that could be read at least once."""
-    packed = claim.facets[RUN]
-    return claim.status is not None and packed is not None and (not is_rejected(packed) or bool(value_of(packed)))

@@ -29,8 +29,9 @@ def doubts_of(state: Partition, vm: Vm) -> tuple[Doubt, ...]:
         doubts = state.doubts_of_host(claim.host)
     if vm.pending is not None:
         doubts |= {_OF_PENDING[vm.pending.kind]}
-    if any(other.conflict for other in vm.claims):
-        doubts |= {Doubt.CONFLICT}
+    for other in vm.claims:
+        if other.conflict:
+            doubts |= {Doubt.CONFLICT}
     return tuple(sorted(doubts, key=_ORDER.__getitem__)) if doubts else NO_DOUBT
 
 

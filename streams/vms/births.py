@@ -3,7 +3,7 @@
 from schemas.change import Cause
 from schemas.ids import VmId
 from schemas.observation import VmObservation
-from streams.vms.admission import admit
+from streams.vms.admission import admit, sent_facets
 from streams.vms.facets import IDENTITY
 from streams.vms.letters import ask_once
 from streams.vms.owner import exit_of
@@ -24,7 +24,7 @@ def birth(turn: Turn, vm_id: VmId, host: Host, observation: VmObservation) -> tu
     claim = Claim(host.id, boot)
     state.vms[vm_id] = vm
     state.add_claim(vm, claim)
-    news = admit(turn, vm, claim, host, observation)
+    news = admit(turn, vm, claim, host, observation, sent_facets(turn, None, observation))
     if claim.status is None:
         _unmake(turn, vm, claim)
         ask_once(turn, host, "no_run_facet")

@@ -27,7 +27,7 @@ from schemas.status import Doubt
 from schemas.vm_state import Timer
 from streams.runtime.stage import Batch, Counts, Demand, Input
 from streams.vms import timers
-from streams.vms.admission import admit, has_news, is_repeat
+from streams.vms.admission import admit, has_news, is_repeat, sent_facets
 from streams.vms.births import birth, on_removed
 from streams.vms.emit import publish
 from streams.vms.hosts import leave, mind_boot, on_event, show_doubts, take_inventory
@@ -239,18 +239,18 @@ def observe(turn: Turn, host: Host, report: ReportObservations, observation: VmO
     if turn.repeats(vm) or is_repeat(turn, claim):
         state.count("repeats_records")
         return
+    sent = sent_facets(turn, claim, observation)
+    first_claim = claim is None
     if claim is None:
-        if not observation.facets:
+        if not sent:
             return
-        first_claim, claim = True, Claim(host.id, report.boot_id)
-    elif not has_news(claim, report, observation) or (claim.ended and observation.gone is not None):
+        claim = Claim(host.id, report.boot_id)
+    elif not has_news(claim, report, observation, sent):
         return
-    else:
-        first_claim = False
     turn.open(vm)
     if first_claim:
         state.add_claim(vm, claim)
-    news = admit(turn, vm, claim, host, observation)
+    news = admit(turn, vm, claim, host, observation, sent)
     if news.changed:
         if not vm.owner:
             on_removed(turn, vm, claim, host, first_claim=first_claim)

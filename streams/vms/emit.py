@@ -11,7 +11,8 @@ from streams.vms.availability import availability_of, doubts_of
 from streams.vms.facets import differences, fingerprints
 from streams.vms.policy import RULES_VERSION
 from streams.vms.state import Partition, Vm
-from streams.vms.turn import UNBORN, Proof, Turn, View, shown_facets, view_of
+from streams.vms.texts import text_of
+from streams.vms.turn import UNBORN, Proof, Turn, View, view_of
 
 VM_CHANGES: Final = "vm.changes"
 HOST_REPORTS: Final = "host.reports"
@@ -30,25 +31,27 @@ def publish(turn: Turn) -> None:
         vm.shown, earlier = doubts_of(state, vm), vm.shown
         if vm.shown != earlier or before is UNBORN:
             vm.since = turn.proof.appended_at
-        if view_of(vm) != before:
+        after = view_of(vm)
+        if after != before:
             if evidence is None:
                 evidence = _evidence(turn.proof, state)
-            _publish(turn, vm, before, evidence)
+            _publish(turn, vm, before, after, evidence)
 
 
-def _publish(turn: Turn, vm: Vm, before: View, evidence: Evidence) -> None:
+def _publish(turn: Turn, vm: Vm, before: View, after: View, evidence: Evidence) -> None:
     proof, state = turn.proof, turn.state
-    facets = shown_facets(vm)
+    facets = after.facets
     changed = differences(before.facets, facets)
-    if not changed and _same_but_facets(vm, before):
-        return
+    if not changed and before is not UNBORN and after[:-1] == before[:-1]:
+        return  # facets differ in `Noted` fields only: nobody needs to hear of it
     vm.version += 1
     vm.observed_at = proof.observed_at - proof.observed_at % _MICROSECOND_NS
     vm.detected_at = max(proof.appended_at, vm.detected_at)
     availability = availability_of(vm)
-    text = uuid_text(vm.id)
+    prints = state.fingerprints[vm.id] = fingerprints(facets)
+    text = text_of(vm.id)
     host = _host_text(state, vm)
-    run_id = None if vm.run_id is None else uuid_text(vm.run_id)
+    run_id = None if vm.run_id is None else text_of(vm.run_id)
     previous, vm.digest = (
         vm.digest,
         state_digest(
@@ -60,7 +63,7 @@ def _publish(turn: Turn, vm: Vm, before: View, evidence: Evidence) -> None:
             ownership_epoch=vm.epoch,
             run_id=run_id,
             exit_=vm.exit,
-            facets=fingerprints(facets),
+            facets=prints,
             managed=vm.managed or {},
         ),
     )
@@ -86,12 +89,7 @@ def _publish(turn: Turn, vm: Vm, before: View, evidence: Evidence) -> None:
         rules_version=RULES_VERSION,
     )
     state.outputs.append(Output(VM_CHANGES, state.number, text.encode(), encode(change), _CHANGE_HEADERS))
-    state.count("changes", cause.value)
-
-
-def _same_but_facets(vm: Vm, before: View) -> bool:
-    """Facets differ in `Noted` fields only, or not at all: nobody needs to hear of it."""
-    return before is not UNBORN and view_of(vm)[:-1] == before[:-1]
+    state.count("changes", cause)
 
 
 def _host_text(state: Partition, vm: Vm) -> str | None:

@@ -7,12 +7,14 @@ flags, then the canonical facet map. A million VMs have several million of these
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from schemas.change import CLEARED, FacetChange
 from schemas.facets import FACET_LIMIT_BYTES, VM_FACETS, Facet
 from schemas.facets.normal import normal_form
 from schemas.fingerprints import raw_fingerprint
 from schemas.ids import VmId
+from schemas.vm_state import FacetMark
 
 FACETS: Final[tuple[Facet, ...]] = (
     Facet.IDENTITY,
@@ -25,6 +27,7 @@ FACETS: Final[tuple[Facet, ...]] = (
     Facet.WATCHDOG,
 )
 """By slot. Only ever appended to."""
+NAMES: Final = tuple(facet.value for facet in FACETS)
 SLOT_OF: Final = {facet.value: slot for slot, facet in enumerate(FACETS)}
 RUN: Final = SLOT_OF[Facet.RUN]
 IDENTITY: Final = SLOT_OF[Facet.IDENTITY]
@@ -36,6 +39,7 @@ NO_FACETS: Final[PackedFacets] = (None,) * len(FACETS)
 _CLEARED_AT_END: Final = {SLOT_OF[name] for name in (Facet.GUEST, Facet.CONSOLE, Facet.JOBS, Facet.NUMA)}
 _KEPT_WHEN_GONE: Final = {SLOT_OF[name] for name in (Facet.IDENTITY, Facet.DEVICES)}
 
+_SLOTS: Final = range(len(FACETS))
 _REJECTED: Final = 1
 _FLAGS_AT: Final = 24
 _VALUE_AT: Final = 25
@@ -91,10 +95,6 @@ def is_rejected(packed: bytes) -> bool:
     return packed[_FLAGS_AT] & _REJECTED != 0
 
 
-def raw_of(packed: bytes) -> int:
-    return int.from_bytes(packed[:8], "big")
-
-
 def normal_of(packed: bytes) -> bytes:
     """Normalised fingerprint; empty when there is no value."""
     return packed[8:_FLAGS_AT] if len(packed) > _VALUE_AT else b""
@@ -122,11 +122,24 @@ def when_gone(facets: PackedFacets) -> PackedFacets:
     return tuple(packed if slot in _KEPT_WHEN_GONE else None for slot, packed in enumerate(facets))
 
 
+def marks(facets: PackedFacets) -> dict[str, FacetMark]:
+    """Name -> what a claim's row remembers of the facet."""
+    return {
+        name: FacetMark(
+            int.from_bytes(packed[:8], "big"),
+            packed[8:_FLAGS_AT] if len(packed) > _VALUE_AT else b"",
+            packed[_FLAGS_AT] & _REJECTED != 0,
+        )
+        for name, packed in zip(NAMES, facets, strict=True)
+        if packed is not None
+    }
+
+
 def fingerprints(facets: PackedFacets) -> dict[str, bytes]:
     """Name -> normalised fingerprint of the facets that have a value."""
     return {
-        FACETS[slot].value: packed[8:_FLAGS_AT]
-        for slot, packed in enumerate(facets)
+        name: packed[8:_FLAGS_AT]
+        for name, packed in zip(NAMES, facets, strict=True)
         if packed is not None and len(packed) > _VALUE_AT
     }
 
@@ -136,9 +149,9 @@ def differences(before: PackedFacets, after: PackedFacets) -> dict[str, FacetCha
     if before is after:
         return {}
     return {
-        FACETS[slot].value: _difference(slot, old, new)
-        for slot, (old, new) in enumerate(zip(before, after, strict=True))
-        if not same(old, new)
+        NAMES[slot]: _difference(slot, before[slot], after[slot])
+        for slot in _SLOTS
+        if before[slot] is not after[slot] and not same(before[slot], after[slot])
     }
 
 
@@ -150,10 +163,12 @@ def _difference(slot: int, old: bytes | None, new: bytes | None) -> FacetChange:
     right = _decode[slot](value)
     if left is None:
         return FacetChange(before=None, after=msgspec.Raw(value), changed=list(_set_fields(right)))
-    changed = [name for name in right.__struct_fields__ if getattr(left, name) != getattr(right, name)]
-    return FacetChange(
-        before={name: getattr(left, name) for name in changed}, after=msgspec.Raw(value), changed=changed
-    )
+    before = {
+        name: was
+        for name, was, now in zip(right.__struct_fields__, astuple(left), astuple(right), strict=True)
+        if was is not now and was != now
+    }
+    return FacetChange(before=before, after=msgspec.Raw(value), changed=list(before))
 
 
 def _set_fields(facet: msgspec.Struct | None) -> dict[str, Any]:

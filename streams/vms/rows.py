@@ -19,20 +19,14 @@ from schemas.codec import Record, SchemaVersion, encode, header_of
 from schemas.ids import BootId, HostId, RunId, VmId, uuid_bytes, uuid_text
 from schemas.status import Doubt, Reachability
 from schemas.vm_state import Claim as ClaimRow
-from schemas.vm_state import FacetMark, Position, VmFacet, VmHead
+from schemas.vm_state import Position, VmFacet, VmHead
 from streams.runtime.stage import Batch, Row
 from streams.vms.availability import availability_of
 from streams.vms.clock import Clock, Source, Standing
-from streams.vms.facets import (
-    FACETS,
-    fingerprints,
-    is_rejected,
-    normal_of,
-    raw_of,
-    value_of,
-)
+from streams.vms.facets import NAMES, fingerprints, marks, normal_of, value_of
 from streams.vms.policy import RULES_VERSION
 from streams.vms.state import Claim, Host, Partition, Vm
+from streams.vms.texts import text_of
 from streams.vms.turn import shown_facets
 
 PARTITION_KEY: Final = b"#partition"
@@ -106,6 +100,7 @@ def seal(state: Partition) -> Batch:
     rows.append(Row(PARTITION_KEY, encode(partition_row(state)), _PARTITION_SCHEMA))
     batch = Batch(state.outputs, rows)
     state.outputs = []
+    state.fingerprints = {}
     state.dirty_heads, state.dirty_facets, state.dirty_hosts = {}, {}, {}
     state.deletable_facets, state.ended_facets = state.ended_facets, {}
     return batch
@@ -125,11 +120,11 @@ class _Texts:
 
 
 def _facet_key(vm_id: VmId, host: str, slot: int) -> bytes:
-    return f"{uuid_text(vm_id)}/{host}/{FACETS[slot]}".encode()
+    return f"{text_of(vm_id)}/{host}/{NAMES[slot]}".encode()
 
 
 def _facet_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for vm_id, host_id, slot in state.deletable_facets:
         if _packed(state, vm_id, host_id, slot) is None:
             rows.append(Row(_facet_key(vm_id, texts.host(host_id), slot), None, None))
@@ -159,22 +154,25 @@ def _head_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
     rows = []
     for vm_id in state.dirty_heads:
         vm = state.vms.get(vm_id)
-        text = uuid_text(vm_id)
+        text = text_of(vm_id)
         if vm is None:
             rows.append(Row(text.encode(), None, None))
         else:
             vm.applied = at
-            rows.append(Row(text.encode(), encode(_head(vm, text, texts)), _HEAD_SCHEMA))
+            prints = state.fingerprints.get(vm_id)
+            rows.append(Row(text.encode(), encode(_head(vm, text, texts, prints)), _HEAD_SCHEMA))
     return rows
 
 
 def heads_of(state: Partition, *, applied: int) -> list[VmHead]:
     """Every head as it would be written now, in the order of `state.vms`; for dumps and comparisons."""
     texts = _Texts(state)
-    return [msgspec.structs.replace(_head(vm, uuid_text(vm.id), texts), applied=applied) for vm in state.vms.values()]
+    return [
+        msgspec.structs.replace(_head(vm, uuid_text(vm.id), texts, None), applied=applied) for vm in state.vms.values()
+    ]
 
 
-def _head(vm: Vm, text: str, texts: _Texts) -> VmHead:
+def _head(vm: Vm, text: str, texts: _Texts, prints: dict[str, bytes] | None) -> VmHead:
     return VmHead(
         vm_id=text,
         incarnation=vm.incarnation,
@@ -183,14 +181,14 @@ def _head(vm: Vm, text: str, texts: _Texts) -> VmHead:
         availability=availability_of(vm),
         host_id=None if vm.owner is None else texts.host(vm.owner),
         ownership_epoch=vm.epoch,
-        run_id=None if vm.run_id is None else uuid_text(vm.run_id),
+        run_id=None if vm.run_id is None else text_of(vm.run_id),
         exit=vm.exit,
         observed_at=vm.observed_at,
         detected_at=vm.detected_at,
         digest=vm.digest,
         applied=vm.applied,
         claims=[_claim_row(claim, texts) for claim in vm.claims],
-        facets=fingerprints(shown_facets(vm)),
+        facets=fingerprints(shown_facets(vm)) if prints is None else prints,
         managed=vm.managed or {},
         intents=vm.intents or [],
         timers=list(vm.timers),
@@ -206,7 +204,7 @@ def _claim_row(claim: Claim, texts: _Texts) -> ClaimRow:
         host_id=texts.host(claim.host),
         position=Position(claim.log, claim.offset),
         appended_at=claim.appended_at,
-        boot_id=uuid_text(claim.boot),
+        boot_id=text_of(claim.boot),
         status=claim.status,
         reason=claim.reason,
         pause_reason=claim.pause_reason,
@@ -214,11 +212,7 @@ def _claim_row(claim: Claim, texts: _Texts) -> ClaimRow:
         exit_reason=claim.exit_reason,
         peer=claim.peer,
         phase=claim.phase,
-        facets={
-            FACETS[slot].value: FacetMark(raw_of(packed), normal_of(packed), is_rejected(packed))
-            for slot, packed in enumerate(claim.facets)
-            if packed is not None
-        },
+        facets=marks(claim.facets),
         ended=claim.ended,
         incoming=claim.incoming,
         lost=claim.lost,

@@ -219,6 +219,8 @@ class Partition:
         """Rows to delete in the batch after the one under way."""
         self.deletable_facets: dict[tuple[VmId, HostId, int], None] = {}
         """Rows to delete in the batch under way: its predecessor's heads no longer list them."""
+        self.fingerprints: dict[VmId, dict[str, bytes]] = {}
+        """Of what was published since the last seal, so that the head need not collect them again."""
         self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def count(self, metric: str, *labels: str, amount: int = 1) -> None:
@@ -294,6 +296,6 @@ class Partition:
 
     def disarm(self, vm: Vm, *kinds: str) -> None:
         """Stop these timers of the VM, if they run."""
-        if any(timer.kind in kinds for timer in vm.timers):
+        if vm.timers and any(timer.kind in kinds for timer in vm.timers):
             vm.timers = tuple(timer for timer in vm.timers if timer.kind not in kinds)
             self.dirty_heads[vm.id] = None
