@@ -7,7 +7,7 @@ import msgspec
 
 from producers.agent.fitting import clip_text, cut_collections
 from schemas.facets import FACET_LIMIT_BYTES
-from schemas.facets.normal import fingerprint, normalise
+from schemas.facets.normal import normal_form, normalise
 
 
 class UnfitFacet(ValueError):
@@ -37,11 +37,15 @@ def render(facet: msgspec.Struct, last: Rendered | None = None) -> Rendered | No
     """
     if last is not None and _encode(facet) == last.data:
         return None
-    fit = _fit(normalise(_ordered(facet)))
-    normal = fingerprint(fit)
-    if last is not None and normal == last.normal:
-        return None
-    return Rendered(_encode(fit), normal)
+    rendered = _rendered(_ordered(facet))
+    if len(rendered.data) > FACET_LIMIT_BYTES or not _readable(type(facet), rendered.data):
+        rendered = _fit(facet)
+    return None if last is not None and rendered.normal == last.normal else rendered
+
+
+def _rendered(facet: msgspec.Struct) -> Rendered:
+    normal, data = normal_form(facet)
+    return Rendered(data, normal)
 
 
 def parse(data: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct:
@@ -59,15 +63,11 @@ def _ordered(facet: msgspec.Struct) -> msgspec.Struct:
     return msgspec.structs.replace(facet, **changes) if changes else facet
 
 
-def _fit(facet: msgspec.Struct) -> msgspec.Struct:
-    kind = type(facet)
-    data = _encode(facet)
-    if len(data) <= FACET_LIMIT_BYTES and _readable(kind, data):
-        return facet
-    fit = normalise(cut_collections(cast(msgspec.Struct, clip_text(facet)), FACET_LIMIT_BYTES))
-    data = _encode(fit)
-    if len(data) > FACET_LIMIT_BYTES or not _readable(kind, data):
-        raise UnfitFacet(f"{kind.__name__}: {len(data)} bytes, or a value that its type does not allow")
+def _fit(facet: msgspec.Struct) -> Rendered:
+    ordered = normalise(_ordered(cast(msgspec.Struct, clip_text(facet))))
+    fit = _rendered(cut_collections(ordered, FACET_LIMIT_BYTES))
+    if len(fit.data) > FACET_LIMIT_BYTES or not _readable(type(facet), fit.data):
+        raise UnfitFacet(f"{type(facet).__name__}: {len(fit.data)} bytes, or a value that its type does not allow")
     return fit
 
 

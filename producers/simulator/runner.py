@@ -35,8 +35,9 @@ from schemas.ids import HostId
 from schemas.resync import ResyncRequest
 
 LONGEST_SLEEP_SECONDS = 0.5
-SHORTEST_SLEEP_SECONDS = 0.001
-"""Happenings within this time share a report where they belong to one host."""
+SHORTEST_SLEEP_SECONDS = 0.002
+"""Between two turns, whatever wakes the loop: confirmations come one by one, and a turn costs some 100 µs. Happenings
+within this time share a report where they belong to one host."""
 POLL_SECONDS = 0.005
 SHOW_SECONDS = 1.0
 
@@ -208,7 +209,9 @@ class SimulatedFleetAgent:
         sleep_seconds = LONGEST_SLEEP_SECONDS
         if next_ns is not None:
             sleep_seconds = min(sleep_seconds, (next_ns - self._clock.now().monotonic_ns) / 1e9)
-        self._wake.wait(max(SHORTEST_SLEEP_SECONDS, sleep_seconds))
+        time.sleep(SHORTEST_SLEEP_SECONDS)
+        if sleep_seconds > SHORTEST_SLEEP_SECONDS:
+            self._wake.wait(sleep_seconds - SHORTEST_SLEEP_SECONDS)
         self._wake.clear()
 
     def _show(self) -> None:
