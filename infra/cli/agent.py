@@ -41,42 +41,55 @@ class LibvirtSettings(ComponentSettings):
 _SIMULATOR = "Simulated fleet (--source simulator)"
 
 
+SourceOption = Annotated[SourceName, typer.Option("--source", help="What to watch.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (TOML).")]
+BootstrapOption = Annotated[str | None, typer.Option("--bootstrap", help="Kafka as host:port[,host:port…].")]
+PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Put before every topic name.")]
+UriOption = Annotated[
+    str | None, typer.Option("--uri", help="libvirt connection, such as qemu:///system (--source libvirt).")
+]
+HostsOption = Annotated[int | None, typer.Option("--hosts", help="How many hosts.", rich_help_panel=_SIMULATOR)]
+VmsOption = Annotated[int | None, typer.Option("--vms", help="How many VMs.", rich_help_panel=_SIMULATOR)]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="The same seed is the same fleet.", rich_help_panel=_SIMULATOR)
+]
+RateOption = Annotated[
+    float | None, typer.Option("--rate", help="Happenings a second while it is busy.", rich_help_panel=_SIMULATOR)
+]
+LifeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--life",
+        help='Phases such as "busy:30,stable:20"; stable after the last one. Without it always busy.',
+        rich_help_panel=_SIMULATOR,
+    ),
+]
+TruthOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth-file",
+        help="Write what is true to this file whenever the fleet becomes stable, and at the end.",
+        rich_help_panel=_SIMULATOR,
+    ),
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Validate the settings, reach Kafka and the source, and end.")
+]
+
+
 def command(
-    source: Annotated[SourceName, typer.Option("--source", help="What to watch.")] = SourceName.LIBVIRT,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (TOML).")] = None,
-    bootstrap: Annotated[str | None, typer.Option("--bootstrap", help="Kafka as host:port[,host:port…].")] = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Put before every topic name.")] = None,
-    uri: Annotated[
-        str | None, typer.Option("--uri", help="libvirt connection, such as qemu:///system (--source libvirt).")
-    ] = None,
-    hosts: Annotated[int | None, typer.Option("--hosts", help="How many hosts.", rich_help_panel=_SIMULATOR)] = None,
-    vms: Annotated[int | None, typer.Option("--vms", help="How many VMs.", rich_help_panel=_SIMULATOR)] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="The same seed is the same fleet.", rich_help_panel=_SIMULATOR)
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option("--rate", help="Happenings a second while it is busy.", rich_help_panel=_SIMULATOR),
-    ] = None,
-    life: Annotated[
-        str | None,
-        typer.Option(
-            "--life",
-            help='Phases such as "busy:30,stable:20"; stable after the last one. Without it always busy.',
-            rich_help_panel=_SIMULATOR,
-        ),
-    ] = None,
-    truth_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--truth-file",
-            help="Write what is true to this file whenever the fleet becomes stable, and at the end.",
-            rich_help_panel=_SIMULATOR,
-        ),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Validate the settings, reach Kafka and the source, and end.")
-    ] = False,
+    source: SourceOption = SourceName.LIBVIRT,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+    prefix: PrefixOption = None,
+    uri: UriOption = None,
+    hosts: HostsOption = None,
+    vms: VmsOption = None,
+    seed: SeedOption = None,
+    rate: RateOption = None,
+    life: LifeOption = None,
+    truth_file: TruthOption = None,
+    check: CheckOption = False,
 ) -> None:
     """Watch VMs and report what changed to Kafka.
 

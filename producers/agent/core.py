@@ -41,6 +41,8 @@ class AgentState:
         self.digest = 0
         self.unfit = 0
         """Facets left out because no reader could have accepted them."""
+        self.cut: dict[str, int] = {}
+        """Facet name -> how often one was cut to its limits."""
 
     @property
     def vm_count(self) -> int:
@@ -63,6 +65,8 @@ class AgentState:
         for facet, value in view.facets.items():
             if (rendered := self._render(value, known.get(facet))) is not None:
                 changed[facet] = rendered
+                if rendered.cut:
+                    self.cut[facet.value] = self.cut.get(facet.value, 0) + 1
         if Facet.RUN in changed and process_ended(view.facets[Facet.RUN], known.get(Facet.RUN)):
             for facet in RUN_FACETS:
                 empty = _EMPTY[facet]
@@ -149,7 +153,7 @@ class AgentState:
         """A new epoch that begins with the same knowledge and has told nobody yet. This one must not be used again."""
         heir = AgentState(self.identity, epoch)
         heir.vms, heir.host, heir.storage = self.vms, self.host, self.storage
-        heir.digest, heir.unfit = self.digest, self.unfit
+        heir.digest, heir.unfit, heir.cut = self.digest, self.unfit, self.cut
         return heir
 
     def sizes(self) -> Iterator[tuple[VmId, int]]:

@@ -47,7 +47,9 @@ class OutgoingCounts:
     """Facet values that never travelled, because a later one overtook them."""
     change_reports: int = 0
     heartbeats: int = 0
-    snapshots: int = 0
+    first_snapshots: int = 0
+    """Snapshots that began an epoch."""
+    asked_snapshots: int = 0
     snapshot_parts: int = 0
     new_epochs: int = 0
     """Epochs begun because a report of the one before was lost."""
@@ -167,12 +169,14 @@ class Outgoing:
     def begin_snapshot(self, asked: Asked, observed: Instant) -> None:
         """Start sending everything. Only after `take_listing` of a successful listing in this epoch."""
         least_parts = 1
-        if not self.state.opened:
+        if self.state.opened:
+            self.counts.asked_snapshots += 1
+        else:
+            self.counts.first_snapshots += 1
             least_parts = self._publish_untold()
         self._plan = plan(self.state, SnapshotId(self._new_id()), asked, least_parts=least_parts)
         self._plan_observed = observed
         self._part_next = True
-        self.counts.snapshots += 1
 
     def _publish_untold(self) -> int:
         """Fold what waits into the state, as the parts will carry it; returns the least number of parts.

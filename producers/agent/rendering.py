@@ -19,6 +19,8 @@ class Rendered(NamedTuple):
 
     data: bytes
     normal: bytes
+    cut: bool = False
+    """It was too large, and says so."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -68,7 +70,7 @@ def _fit(facet: msgspec.Struct) -> Rendered:
     fit = _rendered(cut_collections(ordered, FACET_LIMIT_BYTES))
     if len(fit.data) > FACET_LIMIT_BYTES or not _readable(type(facet), fit.data):
         raise UnfitFacet(f"{type(facet).__name__}: {len(fit.data)} bytes, or a value that its type does not allow")
-    return fit
+    return fit._replace(cut=True)
 
 
 def _readable(kind: type[msgspec.Struct], data: bytes) -> bool:

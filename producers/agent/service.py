@@ -9,6 +9,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TypeVar
 
 from infra.runtime.backoff import Backoff, Retry
@@ -264,12 +265,12 @@ class AgentService:
                 _log.warning("epoch_begun", reason="a report was lost")
             self._notice_hang(reporter, now)
             report = reporter.next_report(now)
-            counts = reporter.outgoing.counts
             self._told.show(
                 known=reporter.state.vm_count,
                 pending=reporter.outgoing.waiting,
-                coalesced=counts.coalesced,
-                snapshots=counts.snapshots,
+                counts=asdict(reporter.outgoing.counts),
+                cut=reporter.state.cut,
+                unfit=reporter.state.unfit,
             )
         if report is None:
             return False

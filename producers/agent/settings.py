@@ -40,8 +40,9 @@ class AgentSettings(ComponentSettings):
     """How long a report is tried before its epoch is given up. An outage shorter than this costs no new snapshot."""
     source_stuck_seconds: float = Field(default=60.0, ge=1)
     """A call into the source that takes so long is told as `source_connected: false`."""
-    drain_seconds: float = Field(default=5.0, ge=0)
-    """How long a stopping agent tries to send what it has observed, before its farewell."""
+    drain_seconds: float = Field(default=3.0, ge=0)
+    """How long a stopping agent tries to send what it has observed, and then its farewell. Twice this has to fit into
+    `lifecycle.stop_deadline_seconds` with some seconds to spare."""
 
     def policy(self) -> Policy:
         """When the agent speaks."""

@@ -1,5 +1,9 @@
 """What an agent's shells count and show: one place that turns deliveries and counters into metrics."""
 
+from collections.abc import Mapping
+
+from prometheus_client import Counter
+
 from infra.runtime.metrics import (
     AGENT_VMS,
     COALESCED_FACETS,
@@ -11,6 +15,7 @@ from infra.runtime.metrics import (
     SENT_BYTES,
     SNAPSHOTS,
     SOURCE_EVENTS,
+    TRUNCATED_FACETS,
     Metrics,
 )
 from infra.runtime.topics import HOST_REPORTS
@@ -29,11 +34,12 @@ class AgentMetrics:
         self._known = metrics.gauge(AGENT_VMS)
         self._pending = metrics.gauge(PENDING_FACETS)
         self._coalesced = metrics.counter(COALESCED_FACETS)
-        self._snapshots = metrics.counter(SNAPSHOTS, cause="all")
+        self._first = metrics.counter(SNAPSHOTS, cause="start")
+        self._asked = metrics.counter(SNAPSHOTS, cause="resync")
         self._listing = metrics.histogram(LISTING_SECONDS)
         self._events = metrics.counter(SOURCE_EVENTS, kind="vm")
-        self._shown_coalesced = 0
-        self._shown_snapshots = 0
+        self._unfit = metrics.counter(ERRORS, stage="facet", error_type="unfit")
+        self._shown: dict[str, int] = {}
 
     def decided(self, delivery: Delivery, now: Instant) -> None:
         """Count one report's fate."""
@@ -56,10 +62,20 @@ class AgentMetrics:
         """Count a source that could not be asked."""
         self._metrics.counter(ERRORS, stage="source", error_type="unavailable").inc()
 
-    def show(self, *, known: int, pending: int, coalesced: int, snapshots: int) -> None:
-        """Set the gauges, and move the counters to these totals."""
+    def show(
+        self, *, known: int, pending: int, counts: Mapping[str, int], cut: Mapping[str, int], unfit: int = 0
+    ) -> None:
+        """Set the gauges, and move the counters to these totals: of `OutgoingCounts`, of facets cut, by name, and of
+        those left out because no reader could have accepted them."""
         self._known.set(known)
         self._pending.set(pending)
-        self._coalesced.inc(max(0, coalesced - self._shown_coalesced))
-        self._snapshots.inc(max(0, snapshots - self._shown_snapshots))
-        self._shown_coalesced, self._shown_snapshots = coalesced, snapshots
+        self._move(self._coalesced, "coalesced", counts["coalesced"])
+        self._move(self._first, "first_snapshots", counts["first_snapshots"])
+        self._move(self._asked, "asked_snapshots", counts["asked_snapshots"])
+        self._move(self._unfit, "unfit", unfit)
+        for facet, total in cut.items():
+            self._move(self._metrics.counter(TRUNCATED_FACETS, facet=facet), f"cut {facet}", total)
+
+    def _move(self, counter: Counter, name: str, total: int) -> None:
+        counter.inc(max(0, total - self._shown.get(name, 0)))
+        self._shown[name] = total

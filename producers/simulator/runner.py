@@ -215,14 +215,8 @@ class SimulatedFleetAgent:
         self._wake.clear()
 
     def _show(self) -> None:
-        counts = self._agents.counts()
         known = sum(len(host.runs) for host in self.fleet.hosts if host.reports)
-        self._told.show(
-            known=known,
-            pending=self._agents.waiting(),
-            coalesced=counts["coalesced"],
-            snapshots=counts["snapshots"],
-        )
+        self._told.show(known=known, pending=self._agents.waiting(), counts=self._agents.counts(), cut={})
         if not self._frozen and self._agents.opened:
             # The fleet and what was published live as long as the process: the collector need not walk them again.
             self._frozen = True
