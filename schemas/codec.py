@@ -89,7 +89,7 @@ def decode(kind: type[R], data: bytes, header: bytes | str | None) -> R:
         if not (later and kind.__struct_config__.forbid_unknown_fields):
             return cast(R, _decoder(kind).decode(data))
         return msgspec.convert(_known_fields(kind, msgspec.msgpack.decode(data)), kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as problem:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as problem:
         raise RecordError(f"{kind.__name__}: {problem}") from problem
 
 

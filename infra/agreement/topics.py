@@ -39,12 +39,14 @@ def messages(kafka: KafkaSettings, topics: TopicSet, topic: str) -> Iterator[con
                 places.append(confluent_kafka.TopicPartition(name, partition, low))
                 ends[partition] = high
         consumer.assign(places)
+        heard_at = time.monotonic()
         while ends:
-            batch = consumer.consume(5_000, _SILENCE_SECONDS)
-            if not batch:
-                raise NeighbourUnreachable(
-                    f"no record for {_SILENCE_SECONDS:.0f} s before the end", where=f"topic {name}"
-                )
+            batch = consumer.consume(5_000, _GATHER_SECONDS)
+            if batch:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > _SILENCE_SECONDS:
+                told = f"no record for {_SILENCE_SECONDS:.0f} s before the end"
+                raise NeighbourUnreachable(told, where=f"topic {name}")
             for message in batch:
                 if message.error() is not None:
                     raise NeighbourUnreachable(str(message.error()), where=f"topic {name}")

@@ -48,6 +48,12 @@ def test_bad_field_is_named_with_its_path() -> None:
         decode(VmChange, msgpack.packb(message), header_of(VmChange))
 
 
+def test_text_that_is_no_utf8_is_a_record_error() -> None:
+    data = encode(SAMPLES["HostReport.changes"]).replace(b"pool-b", b"pool-\xff")
+    with pytest.raises(RecordError):
+        decode(HostReport, data, header_of(HostReport))
+
+
 def test_public_records_ignore_unknown_fields() -> None:
     message = msgpack.unpackb(encode(SAMPLES["VmChange"]))
     message["of_a_later_minor"] = 1
