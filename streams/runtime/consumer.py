@@ -1,7 +1,7 @@
 """Faust's consumer with the three things changed that a correct and quiet worker needs.
 
 1. The outbox hurries while a rebalance or a stop waits for the inputs in flight.
-2. A partition whose table is behind the group's offset is read from the table's offset.
+2. A partition is read from where its table goes on when the group has no offset, or a higher one.
 3. The wait of a fetch is short until the tables are loaded (a rebalance waits behind it) and long afterwards (an idle
    worker wakes up for nothing).
 
@@ -73,19 +73,24 @@ class InputConsumer(driver.Consumer):  # type: ignore[misc]
         await super().wait_empty()
 
     async def perform_seek(self) -> None:
-        """Seek to the group's offsets, but not beyond what the tables have."""
+        """Seek every input to where its table goes on, or to the group's offset where that is lower.
+
+        Faust seeks to committed offsets alone. A partition without one stays where the last fetch left it, and what a
+        fetch brought while the flow was stopped is thrown away: a rebalance before the first commit lost records.
+        """
         await super().perform_seek()
         lanes = self._ownership.lanes
-        behind = {
-            tp: lanes[tp.partition].next_offset
-            for tp, committed in self._read_offset.items()
-            if committed is not None
-            and not self._is_changelog_tp(tp)
-            and tp.partition in lanes
-            and committed > lanes[tp.partition].next_offset
-        }
-        if behind:
-            await self.seek_wait(behind)
+        targets = {}
+        for tp, committed in self._read_offset.items():
+            lane = lanes.get(tp.partition)
+            if (
+                lane is not None
+                and not self._is_changelog_tp(tp)
+                and (committed is None or committed > lane.next_offset)
+            ):
+                targets[tp] = lane.next_offset
+        if targets:
+            await self.seek_wait(targets)
 
     def settled(self) -> None:
         """The tables are loaded."""

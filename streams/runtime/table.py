@@ -52,6 +52,9 @@ class CoreStore(memory.Store):  # type: ignore[misc]
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Load the cores; the inputs start when this returns."""
         await self.ownership.load({tp.partition for tp in active_tps})
+        if active_tps and self.ownership.settled:
+            # Faust seeks after it resumed the partitions: what was fetched before would come first.
+            await self.app.consumer.perform_seek()
 
 
 class CoreTable(Table):  # type: ignore[misc]

@@ -89,6 +89,7 @@ def test_a_second_worker_joins_and_leaves_under_load(line: Line) -> None:
 
 
 def test_a_worker_without_partitions_waits_and_takes_over(endpoints: Endpoints, tmp_path: Path) -> None:
+    """The second worker also makes a rebalance before the first commit, in which Faust alone loses what it fetched."""
     kafka = KafkaSettings(bootstrap=endpoints.kafka, topic_prefix=f"line-{uuid.uuid4().hex[:8]}.")
     line = Line(kafka=kafka, directory=tmp_path, partitions=1)
     line.create_topics()
