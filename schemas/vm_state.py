@@ -117,7 +117,7 @@ class VmHead(Record, frozen=True, kw_only=True, omit_defaults=True):
     detected_at: int = 0
     digest: int = 0
     applied: int = 0
-    """All vm.observations up to here are applied to this VM: generation of that topic << 44 | offset."""
+    """All vm.observations up to here are applied to this VM: generation of that topic << 40 | offset."""
     claims: list[Claim] = []
     facets: dict[str, bytes] = {}
     """The VM's own facets (its owner's, after the rules of domain §9): name -> normalised fingerprint."""

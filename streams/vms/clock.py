@@ -112,8 +112,12 @@ class Clock:
             for number, source in enumerate(self.sources)
             if source.standing is not Standing.LEFT_OUT and self.pulse - source.ahead >= LEFT_OUT_TICKS
         ]
-        for number in stuck:
-            self.sources[number].standing = Standing.LEFT_OUT
+        if stuck:
+            for number in stuck:
+                self.sources[number].standing = Standing.LEFT_OUT
+            # Durations do not jump by the standstill: what ran out meanwhile would all run out at once.
+            for source in self.sources:
+                source.base = source.tick
         return tuple(stuck)
 
     def _rise(self) -> bool:

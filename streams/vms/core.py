@@ -42,7 +42,7 @@ from streams.vms.state import Claim, Host, Partition, Vm
 from streams.vms.turn import Proof, Turn
 
 ID_BYTES: Final = 16
-_SEEN_BITS: Final = 20
+_SEEN_BITS: Final = 16
 """Reports in one input record; a record of the largest size holds fewer."""
 
 
@@ -143,7 +143,8 @@ class VmsCore:
 
     def _turn(self, offset: int, index: int, proof: Proof) -> Turn:
         state = self.state
-        return Turn(state, (state.generation << GENERATION_BITS) + offset, (offset + 1 << _SEEN_BITS) + index, proof)
+        at = (state.generation << GENERATION_BITS) + offset
+        return Turn(state, at, (at + 1 << _SEEN_BITS) + index, proof)
 
     def _report(self, record: Input, batch: ObservationBatch, index: int, report: ReportObservations) -> None:
         proof = Proof(

@@ -31,8 +31,8 @@ from streams.vms.turn import shown_facets
 
 PARTITION_KEY: Final = b"#partition"
 HOST_PREFIX: Final = b"#host/"
-GENERATION_BITS: Final = 44
-"""`applied` of a row = generation of vm.observations << 44 | offset."""
+GENERATION_BITS: Final = 40
+"""`applied` of a row = generation of vm.observations << 40 | offset."""
 
 
 class SourceRow(msgspec.Struct, frozen=True, array_like=True):
