@@ -14,7 +14,9 @@ from producers.simulator.settings import SimulatorSettings
 def test_file_environment_and_flags(tmp_path: Path) -> None:
     file = tmp_path / "fleet.toml"
     file.write_text(
-        '[kafka]\nbootstrap = "one:1"\n[agent]\nheartbeat_seconds = 3.0\nrelist_seconds = 30.0\n[simulator]\nhosts = 4\n'
+        '[kafka]\nbootstrap = "one:1"\n'
+        "[agent]\nheartbeat_seconds = 3.0\nrelist_seconds = 30.0\n"
+        "[simulator]\nhosts = 4\n"
     )
     env = {"DELTAVISOR_AGENT__RELIST_SECONDS": "40", "DELTAVISOR_SIMULATOR__VMS": "12"}
     settings = AgentSettings.load(file, env, {"kafka.bootstrap": "two:2"})
