@@ -95,7 +95,8 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
     same_boot = boot == claim.boot
     for one in sent:
         _take_facet(turn, vm, claim, host, one, news, same_boot=same_boot)
-    if boot is not None and not same_boot:
+    if boot is not None and not same_boot and (observation.gone is None or news.run is not None):
+        # A VM that only leaves the list was not there in this boot.
         claim.boot = boot
         news.changed = True
     if claim.ended and observation.gone is None:

@@ -27,7 +27,7 @@ from schemas.status import Doubt
 from schemas.vm_state import Timer
 from streams.runtime.stage import Batch, Counts, Demand, Input
 from streams.vms import timers
-from streams.vms.admission import admit, has_news, is_repeat, sent_facets
+from streams.vms.admission import News, admit, has_news, is_repeat, sent_facets
 from streams.vms.births import birth, on_removed
 from streams.vms.emit import publish
 from streams.vms.hosts import leave, mind_boot, on_event, show_doubts, take_inventory
@@ -251,16 +251,22 @@ def observe(turn: Turn, host: Host, report: ReportObservations, observation: VmO
     turn.open(vm)
     if first_claim:
         state.add_claim(vm, claim)
-    news = admit(turn, vm, claim, host, observation, sent)
-    if news.changed:
-        if not vm.owner:
-            on_removed(turn, vm, claim, host, first_claim=first_claim)
-        elif vm.owner == host.id:
-            on_owner(turn, vm, claim, host, news)
-        else:
-            on_rival(turn, vm, claim, news)
+    if sent or observation.gone is None:
+        news = admit(turn, vm, claim, host, observation, sent)
+        if news.changed:
+            _hear(turn, vm, claim, host, news, first_claim=first_claim)
     if observation.gone is not None:
         leave(turn, vm, claim, host, observation.gone)
+
+
+def _hear(turn: Turn, vm: Vm, claim: Claim, host: Host, news: News, *, first_claim: bool) -> None:
+    """By who speaks."""
+    if vm.owner is None:
+        on_removed(turn, vm, claim, host, first_claim=first_claim)
+    elif vm.owner == host.id:
+        on_owner(turn, vm, claim, host, news)
+    else:
+        on_rival(turn, vm, claim, news)
 
 
 def _check(batch: ObservationBatch, partitions: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from schemas.change import Cause
 from schemas.facets.guest import Guest
-from schemas.status import Believed, ExitReason, ExitStatus, Status
+from schemas.status import Believed, ExitReason, ExitStatus, GoneReason, Status
 from tests.unit.streams.vms.scene import Scene, brief, run
 
 
@@ -126,6 +126,22 @@ def test_s3_alive_with_the_same_bytes_in_a_new_boot_is_a_new_run_all_the_same(sc
     scene.boot("S")
     scene.say("S", inventory=[vm_id], events=["new_boot", "confirmed"])
     assert brief(scene.last) == "restarted up known S"
+    assert not scene.tick(60)
+
+
+def test_s3_gone_in_a_new_boot_is_lost_with_the_host(scene: Scene) -> None:
+    before = scene.last
+    scene.boot("S")
+    scene.gone("S", "absent", events=["new_boot", "confirmed"])
+    assert brief(scene.last) == "gone up unknown/judging S"
+    scene.tick(12)
+    assert brief(scene.last) == "judged down known S error/host_lost"
+    assert scene.last.run_id == before.run_id
+
+
+def test_last_words_and_leaving_in_one_observation(scene: Scene) -> None:
+    [change] = scene.tell("S", run("down", exit_="normal/guest_shutdown"), gone=GoneReason.TRANSIENT_ENDED)
+    assert brief(change) == "reported down known S normal/guest_shutdown"
     assert not scene.tick(60)
 
 
