@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+import uvloop
+
 from infra.runtime.errors import SelfFenced
 from streams.runtime.outbox import CycleReport, Outbox
 from streams.runtime.sender import DeliveryFailed
@@ -57,7 +59,8 @@ def _run(bench: Bench, scenario: Callable[[], Awaitable[None]]) -> None:
             await asyncio.gather(task)
             bench.outbox.close()
 
-    asyncio.run(main())
+    # The loop of production: its timers differ from asyncio's own in what they return and how they round.
+    uvloop.run(main())
 
 
 async def _until(condition: Callable[[], bool]) -> None:
