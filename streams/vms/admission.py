@@ -3,6 +3,7 @@
 Facets are read here and nowhere else. What is equal to what the claim holds, by normalised fingerprint, is no news.
 """
 
+from sys import intern
 from typing import NamedTuple
 
 from schemas.facets.guest import Guest
@@ -97,7 +98,7 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
         _take_facet(turn, vm, claim, host, one, news, same_boot=same_boot)
     if boot is not None and not same_boot and (observation.gone is None or news.run is not None):
         # A VM that only leaves the list was not there in this boot.
-        claim.boot = boot
+        claim.boot = host.boot if host.boot == boot else boot
         news.changed = True
     if claim.ended and observation.gone is None:
         turn.state.list_claim(vm, claim)
@@ -149,7 +150,7 @@ def _take_run(claim: Claim, run: Run) -> None:
     status = Status.DOWN if run.status is Status.REMOVED else run.status
     alive = status in ALIVE
     claim.status = status
-    claim.reason = run.reason
+    claim.reason = None if run.reason is None else intern(run.reason)
     claim.pause_reason = run.pause_reason
     claim.exit_reason = run.exit_reason
     if run.process_id is not None:

@@ -21,7 +21,7 @@ def birth(turn: Turn, vm_id: VmId, host: Host, observation: VmObservation) -> tu
     if not observation.facets or boot is None:
         return None
     vm = Vm(vm_id, turn.proof.appended_at)
-    claim = Claim(host.id, boot)
+    claim = Claim(host.id, host.boot if host.boot == boot else boot)
     state.vms[vm_id] = vm
     state.add_claim(vm, claim)
     news = admit(turn, vm, claim, host, observation, sent_facets(turn, None, observation))

@@ -245,7 +245,7 @@ def observe(turn: Turn, host: Host, report: ReportObservations, observation: VmO
     if claim is None:
         if not sent:
             return
-        claim = Claim(host.id, report.boot_id)
+        claim = Claim(host.id, host.boot if host.boot == report.boot_id else report.boot_id)
     elif not has_news(claim, report, observation, sent):
         return
     turn.open(vm)

@@ -5,9 +5,9 @@ A torn batch leaves facet rows above their head; they are held back, the older v
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from schemas.codec import NewerMajorError, RecordError, decode
+from schemas.codec import NewerMajorError, Record, RecordError, SchemaVersion, decode
 from schemas.ids import HostId, VmId
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import VmFacet, VmHead
@@ -39,16 +39,36 @@ class _Stored(NamedTuple):
     value: bytes
 
 
+class _StoredHead(NamedTuple):
+    """A head as read: bytes, since a million decoded heads beside the table they become would double the memory."""
+
+    order: Order
+    value: bytes
+    schema: bytes | None
+
+
+class _Ordered(Record, frozen=True, kw_only=True):
+    """What orders the versions of a head; the rest is read when it is known which one counts."""
+
+    SCHEMA: ClassVar[SchemaVersion] = VmHead.SCHEMA
+
+    incarnation: int
+    version: int
+    applied: int = 0
+
+
 class VmsLoader:
     """Takes rows in log order, then builds the core."""
 
     def __init__(self, partition: int, partitions: int, topic_ids: Mapping[str, str]) -> None:
         self._state = Partition(partition, partitions)
         self._state.topic_id = topic_ids.get(VM_OBSERVATIONS, "")
-        self._heads: dict[bytes, tuple[VmHead, Order]] = {}
+        self._heads: dict[bytes, _StoredHead] = {}
         self._facets: dict[bytes, tuple[_Stored, ...]] = {}
         self._hosts: dict[bytes, VmsHostRow] = {}
         self._partition: VmsPartitionRow | None = None
+        self._ids: dict[str, bytes] = {}
+        """Of hosts and boots: a million claims share a few thousand."""
 
     def add(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         """Take one row; a deleted key is forgotten."""
@@ -63,11 +83,11 @@ class VmsLoader:
         if value is None:
             self._heads.pop(key, None)
             return
-        head = decode(VmHead, value, schema)
-        order = (head.incarnation, head.version, head.applied)
+        found = decode(_Ordered, value, schema)
+        order = (found.incarnation, found.version, found.applied)
         known = self._heads.get(key)
-        if known is None or order >= known[1]:
-            self._heads[key] = (head, order)
+        if known is None or order >= known.order:
+            self._heads[key] = _StoredHead(order, value, schema)
 
     def _add_facet(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         if value is None:
@@ -83,8 +103,8 @@ class VmsLoader:
         head = self._heads.get(key[:36])
         if len(known) < 2 or head is None:
             return known
-        below = max((one for one in known if one.order <= head[1]), key=lambda one: one.order, default=None)
-        held = tuple(one for one in known if one.order > head[1])
+        below = max((one for one in known if one.order <= head.order), key=lambda one: one.order, default=None)
+        held = tuple(one for one in known if one.order > head.order)
         return held if below is None else (below, *held)
 
     def _add_bookkeeping(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
@@ -111,12 +131,15 @@ class VmsLoader:
             state.floor = max(state.floor, host.applied)
             if host.late:
                 state.late_hosts.add(host.id)
-        lost = {host for head, order in self._heads.values() for host in self._restore_vm(head, order)}
+        lost: set[HostId] = set()
+        while self._heads:
+            _, stored = self._heads.popitem()
+            lost |= self._restore_vm(decode(VmHead, stored.value, stored.schema), stored.order)
         for key in self._facets:
             state.deletable_facets[_facet_place(key)] = None
         for host_id in sorted(lost):
             ask(state, host_id, "lost_facet", f"lost:{state.generation}:{state.applied}")
-        self._heads, self._facets = {}, {}
+        self._facets = {}
         return VmsCore(state)
 
     def _restore_partition(self) -> None:
@@ -138,7 +161,7 @@ class VmsLoader:
 
     def _restore_vm(self, head: VmHead, order: Order) -> set[HostId]:
         """Put a VM into the tables; gives the hosts of whose claims a facet is missing."""
-        vm = vm_of_row(head)
+        vm = vm_of_row(head, self._ids)
         self._state.vms[vm.id] = vm
         lost = set()
         for row in head.claims:
@@ -149,7 +172,7 @@ class VmsLoader:
         return lost
 
     def _restore_claim(self, vm: Vm, row: ClaimRow, vm_text: str, order: Order) -> bool:
-        claim = claim_of_row(row)
+        claim = claim_of_row(row, self._ids)
         facets = list(NO_FACETS)
         missing = False
         for name, mark in row.facets.items():

@@ -11,6 +11,7 @@ Every row of a batch carries the order number of the batch's last input: all inp
 batch of which only the first rows were written is recognised, VM by VM, when its inputs are applied again.
 """
 
+from sys import intern
 from typing import ClassVar, Final
 
 import msgspec
@@ -223,13 +224,13 @@ def _claim_row(claim: Claim, texts: _Texts) -> ClaimRow:
     )
 
 
-def claim_of_row(row: ClaimRow) -> Claim:
-    """The claim as memory holds it, but for its facets."""
-    claim = Claim(HostId(uuid_bytes(row.host_id)), BootId(uuid_bytes(row.boot_id)))
+def claim_of_row(row: ClaimRow, ids: dict[str, bytes]) -> Claim:
+    """The claim as memory holds it, but for its facets. `ids`: raw ids by text, so that equal ones are one object."""
+    claim = Claim(HostId(_raw_id(row.host_id, ids)), BootId(_raw_id(row.boot_id, ids)))
     claim.log, claim.offset = row.position.log, row.position.offset
     claim.appended_at = row.appended_at
     claim.status = row.status
-    claim.reason = row.reason
+    claim.reason = None if row.reason is None else intern(row.reason)
     claim.pause_reason = row.pause_reason
     claim.process_id = row.process_id
     claim.exit_reason = row.exit_reason
@@ -245,14 +246,21 @@ def claim_of_row(row: ClaimRow) -> Claim:
     return claim
 
 
-def vm_of_row(row: VmHead) -> Vm:
+def _raw_id(text: str, ids: dict[str, bytes]) -> bytes:
+    raw = ids.get(text)
+    if raw is None:
+        raw = ids[text] = uuid_bytes(text)
+    return raw
+
+
+def vm_of_row(row: VmHead, ids: dict[str, bytes]) -> Vm:
     """The VM as memory holds it, but for its claims."""
     vm = Vm(VmId(uuid_bytes(row.vm_id)), row.incarnation)
     vm.version = row.version
     vm.status = row.status
     vm.shown = tuple(row.availability.reasons)
     vm.since = row.availability.since
-    vm.owner = None if row.host_id is None else HostId(uuid_bytes(row.host_id))
+    vm.owner = None if row.host_id is None else HostId(_raw_id(row.host_id, ids))
     vm.epoch = row.ownership_epoch
     vm.run_id = None if row.run_id is None else RunId(uuid_bytes(row.run_id))
     vm.exit = row.exit
