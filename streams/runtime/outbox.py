@@ -107,7 +107,8 @@ class Outbox:
         self._hurry = False
         self._quiet_since: float | None = None
         self._cycle_began_at = self._cycle_ended_at = float("-inf")
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due_at = float("inf")
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -203,18 +204,18 @@ class Outbox:
         loop = asyncio.get_running_loop()
         if due_at <= loop.time():
             self._wake.set()
-        elif self._timer is None or due_at < self._timer.when():
+        elif due_at < self._timer_due_at:
             self._disarm()
-            self._timer = loop.call_at(due_at, self._time_is_up)
+            self._timer, self._timer_due_at = loop.call_at(due_at, self._time_is_up), due_at
 
     def _time_is_up(self) -> None:
-        self._timer = None
+        self._disarm()
         self._wake.set()
 
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer, self._timer_due_at = None, float("inf")
 
     async def _due(self) -> None:
         loop = asyncio.get_running_loop()
