@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?= tests --ignore=tests/benchmarks
+UP_ARGS ?= --simulate
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,8 +26,8 @@ setup: $(INSTALLED) ## Make .venv, fetch the embedded servers, and install what 
 demo: setup ## Run a simulated fleet for DEMO_SECONDS (60), check the outcome, stop everything
 	@$(BIN)/deltavisor demo
 
-up: setup ## Run all parts in the foreground until Ctrl-C
-	@$(BIN)/deltavisor up
+up: setup ## Run all parts with a simulated fleet in the foreground until Ctrl-C; UP_ARGS= for the real parts alone
+	@$(BIN)/deltavisor up $(UP_ARGS)
 
 test: setup ## Run the tests: all, or ARGS="tests/unit -k x"
 	@$(BIN)/python -m pytest $(ARGS)

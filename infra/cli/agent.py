@@ -109,21 +109,33 @@ def command(
     settings = AgentSettings.load(config, os.environ, flags)
     configure_logging(settings.log, component="agent", process=f"agent-{source.value}")
     simulator = {"hosts": hosts, "vms": vms, "seed": seed, "rate": rate, "life": life, "truth_file": truth_file}
-    if source is SourceName.SIMULATOR:
-        if uri is not None:
-            raise ConfigError("a simulated fleet has no libvirt", where="flag --uri", advice="leave it out")
-        service = _simulator(settings, config, simulator)
-    else:
-        if given := [f"--{name.replace('_', '-')}" for name, value in simulator.items() if value is not None]:
-            raise ConfigError(
-                "only a simulated fleet takes this", where=f"flag {given[0]}", advice="add --source simulator"
-            )
-        service = _libvirt(settings, config, uri, check=check)
+    service = _service(source, settings, config, uri, simulator, check=check)
     if check:
         _check(service)
         typer.echo(f"settings, Kafka at {settings.kafka.bootstrap} and topics are as they have to be")
         return
     raise typer.Exit(run_service(service, settings=settings.lifecycle))
+
+
+def _service(
+    source: SourceName,
+    settings: AgentSettings,
+    config: Path | None,
+    uri: str | None,
+    simulator: dict[str, Any],
+    *,
+    check: bool,
+) -> Service:
+    """The agent of the chosen source. Raises ConfigError for a flag that belongs to another one."""
+    if source is SourceName.SIMULATOR:
+        if uri is not None:
+            raise ConfigError("a simulated fleet has no libvirt", where="flag --uri", advice="leave it out")
+        return _simulator(settings, config, simulator)
+    if given := [f"--{name.replace('_', '-')}" for name, value in simulator.items() if value is not None]:
+        raise ConfigError(
+            "only a simulated fleet takes this", where=f"flag {given[0]}", advice="add --source simulator"
+        )
+    return _libvirt(settings, config, uri, check=check)
 
 
 def _simulator(settings: AgentSettings, config: Path | None, flags: dict[str, Any]) -> Service:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import psycopg
 import typer
 
-from infra.runtime.errors import ConfigError, DatabaseRefused, NeighbourUnreachable
+from infra.runtime.errors import ConfigError
 from infra.runtime.settings import ComponentSettings, KafkaSettings, Secret, TopicSettings
 from infra.stack.endpoints import Endpoints, endpoints_of
+from sinks.postgres.connection import connect
+from sinks.postgres.settings import Database as SinkDatabase
+
+Reader = psycopg.Connection[dict[str, Any]]
 
 StackName = Annotated[str, typer.Option("--stack", help="Embedded stack to use when no address is given.")]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka as host:port[,host:port…].")]
@@ -64,7 +68,7 @@ def reader_dsn(endpoints: Endpoints) -> str:
     return psycopg.conninfo.make_conninfo(endpoints.postgres, user=READER_ROLE)
 
 
-def open_reader(settings: ReaderSettings) -> psycopg.Connection[dict[str, Any]]:
+def open_reader(settings: ReaderSettings) -> Reader:
     """A read-only, autocommit connection whose rows are dicts.
 
     Raises ConfigError without an address, NeighbourUnreachable when nothing answers, DatabaseRefused when the
@@ -75,31 +79,10 @@ def open_reader(settings: ReaderSettings) -> psycopg.Connection[dict[str, Any]]:
             "no database is known",
             advice="start the embedded one with `deltavisor stack up`, or give --dsn",
         )
-    password = settings.postgres_password.reveal() if settings.postgres_password is not None else None
-    where = "PostgreSQL at " + _place(settings.postgres_dsn)
-    try:
-        connection = psycopg.connect(
-            settings.postgres_dsn,
-            password=password,
-            autocommit=True,
-            connect_timeout=5,
-            application_name="deltavisor-cli",
-            options="-c default_transaction_read_only=on",
-            row_factory=psycopg.rows.dict_row,
-        )
-    except psycopg.OperationalError as error:
-        state = error.sqlstate
-        if state is not None and state.startswith(("28", "3D", "42")):
-            raise DatabaseRefused(
-                "the database does not let us in", where=where, advice="check user, password and database name"
-            ) from error
-        raise NeighbourUnreachable(
-            "no answer", where=where, advice="is it running? `deltavisor stack status` shows the embedded one"
-        ) from error
-    return connection
-
-
-def _place(dsn: str) -> str:
-    """Host, port and database of a conninfo; never a password."""
-    fields = psycopg.conninfo.conninfo_to_dict(dsn)
-    return f"{fields.get('host', 'its socket')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
+    database = SinkDatabase(dsn=settings.postgres_dsn, password=settings.postgres_password)
+    connection = connect(database, application_name="deltavisor-cli")
+    connection.execute("SET default_transaction_read_only = on")
+    # The same connection from here on: only the shape of its rows changes.
+    reader = cast(Reader, connection)
+    reader.row_factory = psycopg.rows.dict_row
+    return reader

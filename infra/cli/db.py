@@ -22,7 +22,7 @@ from sinks.postgres.settings import PostgresSettings
 app = typer.Typer(
     no_args_is_help=True,
     help="Migrate the database, or check it.\n\n"
-    "Settings are those of the sink (table `[postgres]`), but the login is yours to choose: `migrate` wants one that "
+    "Settings are those of the sink (table `\\[postgres]`), but the login is yours to choose: `migrate` wants one that "
     "owns the schema, or a superuser to create the roles. Without an address the embedded stack's is used.\n\n"
     "Ends with 0 when the schema is as this program needs it, 64 for a bad setting, 69 when PostgreSQL does not "
     "answer, 76 when something is missing or refused.",

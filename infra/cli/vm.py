@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.cli.connect import ConfigFile, Database, StackName, open_reader, reader_settings
+from infra.cli.connect import ConfigFile, Database, Reader, StackName, open_reader, reader_settings
 from infra.runtime.errors import ConfigError
 
 app = typer.Typer(
@@ -26,7 +26,6 @@ app = typer.Typer(
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 VmArgument = Annotated[str, typer.Argument(metavar="VM", help="Id, beginning of an id, or name.")]
 Row = dict[str, Any]
-Reader = psycopg.Connection[Row]
 
 _FIND = """
 SELECT v.vm_id FROM vm v LEFT JOIN vm_identity i ON i.vm_id = v.vm_id

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import psycopg
 
 from infra.agreement.compare import CurrentRow, HistoryRow
+from infra.cli.connect import Reader
 
 STATISTICS_SETTLE_SECONDS = 11.0
 """A backend that falls idle tells its counts after ten seconds at the latest; before that, a difference of two
@@ -26,8 +25,6 @@ FROM (
 """
 _BY_EVIDENCE = ["created", "reported", "adopted", "handed_over", "restarted", "gone"]
 """Causes whose moment is an event on a host; a timer's or a silent host's change is due when ticks say so."""
-
-Reader = psycopg.Connection[dict[str, Any]]
 
 
 class Delay(msgspec.Struct, frozen=True, kw_only=True):

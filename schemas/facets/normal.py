@@ -47,7 +47,8 @@ def normalise(facet: S) -> S:
             clean = _clean(value)
             if isinstance(clean, list):
                 clean = _sorted_set(name, clean)
-            if clean != value:
+            # Maps that differ in order alone are equal, and have different bytes.
+            if clean != value or (isinstance(value, dict) and list(clean) != list(value)):
                 changes[name] = clean
     return msgspec.structs.replace(facet, **changes) if changes else facet
 

@@ -53,6 +53,12 @@ def test_normalising_twice_changes_nothing(items: list[Device]) -> None:
     assert normalise(once) == once
 
 
+def test_order_of_tags_is_no_change() -> None:
+    one, other = Identity(tags={"a": "1", "b": "2"}), Identity(tags={"b": "2", "a": "1"})
+    assert fingerprint(one) == fingerprint(other)
+    assert msgspec.msgpack.encode(normalise(one)) == msgspec.msgpack.encode(normalise(other))
+
+
 def test_noted_fields_take_no_part_and_reported_ones_do() -> None:
     up = Run(status=Status.UP, since=1)
     assert fingerprint(up) == fingerprint(msgspec.structs.replace(up, since=2))
