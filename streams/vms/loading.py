@@ -5,14 +5,15 @@ A torn batch leaves facet rows above their head; they are held back, the older v
 """
 
 from collections.abc import Mapping
+from struct import Struct
 from typing import ClassVar, NamedTuple
 
-from schemas.codec import NewerMajorError, Record, RecordError, SchemaVersion, decode
+from schemas.codec import NewerMajorError, Record, RecordError, SchemaVersion, decode, header_of
 from schemas.ids import HostId, VmId
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import VmFacet, VmHead
 from streams.vms.core import VmsCore
-from streams.vms.facets import FACETS, NO_FACETS, SLOT_OF, pack_stored
+from streams.vms.facets import NO_FACETS, SLOT_OF, pack_stored
 from streams.vms.letters import VM_OBSERVATIONS, ask
 from streams.vms.policy import RULES_VERSION
 from streams.vms.rows import (
@@ -28,23 +29,26 @@ from streams.vms.rows import (
 )
 from streams.vms.state import Partition, Vm
 
-Order = tuple[int, int, int]
+_HEAD_SCHEMA = header_of(VmHead)
+_ORDER = Struct(">QQQ")
+"""(incarnation, version, applied) as bytes that compare as the numbers do."""
+_FINGERPRINT_AT = _ORDER.size
+_FACET_AT = _ORDER.size + 16
 
-
-class _Stored(NamedTuple):
-    """A facet row as read."""
-
-    order: Order
-    fingerprint: bytes
-    value: bytes
+_Stored = bytes
+"""A facet row as read: order, fingerprint, value in one object; a loading process holds millions of them."""
 
 
 class _StoredHead(NamedTuple):
-    """A head as read: bytes, since a million decoded heads beside the table they become would double the memory."""
+    """A head as read, not decoded before it is known which one counts."""
 
-    order: Order
-    value: bytes
+    packed: bytes
+    """Order, then the row."""
     schema: bytes | None
+
+    @property
+    def order(self) -> bytes:
+        return self.packed[:_FINGERPRINT_AT]
 
 
 class _Ordered(Record, frozen=True, kw_only=True):
@@ -64,7 +68,7 @@ class VmsLoader:
         self._state = Partition(partition, partitions)
         self._state.topic_id = topic_ids.get(VM_OBSERVATIONS, "")
         self._heads: dict[bytes, _StoredHead] = {}
-        self._facets: dict[bytes, tuple[_Stored, ...]] = {}
+        self._facets: dict[bytes, _Stored | tuple[_Stored, ...]] = {}
         self._hosts: dict[bytes, VmsHostRow] = {}
         self._partition: VmsPartitionRow | None = None
         self._ids: dict[str, bytes] = {}
@@ -84,27 +88,31 @@ class VmsLoader:
             self._heads.pop(key, None)
             return
         found = decode(_Ordered, value, schema)
-        order = (found.incarnation, found.version, found.applied)
+        order = _ORDER.pack(found.incarnation, found.version, found.applied)
         known = self._heads.get(key)
         if known is None or order >= known.order:
-            self._heads[key] = _StoredHead(order, value, schema)
+            self._heads[key] = _StoredHead(order + value, _HEAD_SCHEMA if schema == _HEAD_SCHEMA else schema)
 
     def _add_facet(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         if value is None:
-            self._facets.pop(key, None)
+            self._facets.pop(_packed_key(key), None)
             return
         facet = decode(VmFacet, value, schema)
-        stored = _Stored((facet.incarnation, facet.version, facet.applied), facet.fingerprint, facet.value)
-        self._facets[key] = (*self._needed(key), stored)
+        order = _ORDER.pack(facet.incarnation, facet.version, facet.applied)
+        place = _packed_key(key)
+        earlier = self._needed(place, key[:36])
+        stored = order + facet.fingerprint + facet.value
+        self._facets[place] = (*earlier, stored) if earlier else stored
 
-    def _needed(self, key: bytes) -> tuple[_Stored, ...]:
+    def _needed(self, place: bytes, head_key: bytes) -> tuple[_Stored, ...]:
         """Earlier rows of this facet that a head may still name: the newest below the head, and all above it."""
-        known = self._facets.get(key, ())
-        head = self._heads.get(key[:36])
-        if len(known) < 2 or head is None:
+        known = _as_tuple(self._facets.get(place))
+        head = self._heads.get(head_key)
+        if not known or head is None:
             return known
-        below = max((one for one in known if one.order <= head.order), key=lambda one: one.order, default=None)
-        held = tuple(one for one in known if one.order > head.order)
+        highest = head.order
+        below = max((one for one in known if one[:_FINGERPRINT_AT] <= highest), default=None)
+        held = tuple(one for one in known if one[:_FINGERPRINT_AT] > highest)
         return held if below is None else (below, *held)
 
     def _add_bookkeeping(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
@@ -134,9 +142,10 @@ class VmsLoader:
         lost: set[HostId] = set()
         while self._heads:
             _, stored = self._heads.popitem()
-            lost |= self._restore_vm(decode(VmHead, stored.value, stored.schema), stored.order)
-        for key in self._facets:
-            state.deletable_facets[_facet_place(key)] = None
+            lost |= self._restore_vm(decode(VmHead, stored.packed[_FINGERPRINT_AT:], stored.schema), stored.order)
+        for place in map(_facet_place, self._facets):
+            if place is not None:
+                state.deletable_facets[place] = None
         for host_id in sorted(lost):
             ask(state, host_id, "lost_facet", f"lost:{state.generation}:{state.applied}")
         self._facets = {}
@@ -159,7 +168,7 @@ class VmsLoader:
         state.applied = row.applied if same_log else -1
         state.floor = (row.generation << GENERATION_BITS) + row.applied
 
-    def _restore_vm(self, head: VmHead, order: Order) -> set[HostId]:
+    def _restore_vm(self, head: VmHead, order: bytes) -> set[HostId]:
         """Put a VM into the tables; gives the hosts of whose claims a facet is missing."""
         vm = vm_of_row(head, self._ids)
         self._state.vms[vm.id] = vm
@@ -171,7 +180,7 @@ class VmsLoader:
             self._state.timers.push(vm.id, timer)
         return lost
 
-    def _restore_claim(self, vm: Vm, row: ClaimRow, vm_text: str, order: Order) -> bool:
+    def _restore_claim(self, vm: Vm, row: ClaimRow, vm_text: str, order: bytes) -> bool:
         claim = claim_of_row(row, self._ids)
         facets = list(NO_FACETS)
         missing = False
@@ -190,19 +199,37 @@ class VmsLoader:
             host.claims.add(vm.id)
         return missing
 
-    def _value(self, key: bytes, normal: bytes, order: Order) -> bytes | None:
+    def _value(self, key: bytes, normal: bytes, order: bytes) -> bytes | None:
         """The stored value that this head lists: not above it, and with the fingerprint it names."""
         if not normal:
             return None
-        stored = self._facets.pop(key, ())
-        return next((one.value for one in reversed(stored) if one.order <= order and one.fingerprint == normal), None)
+        stored = _as_tuple(self._facets.pop(_packed_key(key), None))
+        return next(
+            (
+                one[_FACET_AT:]
+                for one in reversed(stored)
+                if one[:_FINGERPRINT_AT] <= order and one[_FINGERPRINT_AT:_FACET_AT] == normal
+            ),
+            None,
+        )
 
 
-def _facet_place(key: bytes) -> tuple[VmId, HostId, int]:
-    """The facet of a key that no head lists: its row is deleted with the next batch."""
-    vm, host, facet = key.split(b"/", 2)
-    return VmId(_raw(vm)), HostId(_raw(host)), SLOT_OF.get(facet.decode(), len(FACETS) - 1)
+def _as_tuple(stored: _Stored | tuple[_Stored, ...] | None) -> tuple[_Stored, ...]:
+    if stored is None:
+        return ()
+    return (stored,) if isinstance(stored, bytes) else stored
 
 
-def _raw(text: bytes) -> bytes:
-    return bytes.fromhex(text.decode("ascii").replace("-", ""))
+def _packed_key(key: bytes) -> bytes:
+    """33 bytes for `<vm_id>/<host_id>/<facet>`; a facet that this version does not know keeps its name."""
+    ids = bytes.fromhex(key[:73].replace(b"-", b"").replace(b"/", b"").decode("ascii"))
+    name = key[74:].decode("ascii")
+    slot = SLOT_OF.get(name)
+    return ids + (name.encode() if slot is None else bytes((slot,)))
+
+
+def _facet_place(packed: bytes) -> tuple[VmId, HostId, int] | None:
+    """The facet of a packed key that no head lists: its row is deleted with the next batch."""
+    if len(packed) != 33:
+        return None
+    return VmId(packed[:16]), HostId(packed[16:32]), packed[32]
