@@ -16,10 +16,10 @@ METRICS: Final = ("changes", "dead_letters_records", "offset_gaps", "rejected_fa
 class VmsStage:
     """Reads vm.observations; its table is vm.state itself."""
 
-    name = "vms"
-    inputs = (VM_OBSERVATIONS,)
-    table_topic = VM_STATE
-    outputs = (VM_CHANGES, RESYNC_REQUESTS, DEAD_LETTERS)
+    name: str = "vms"
+    inputs: tuple[str, ...] = (VM_OBSERVATIONS,)
+    table_topic: str = VM_STATE
+    outputs: tuple[str, ...] = (VM_CHANGES, RESYNC_REQUESTS, DEAD_LETTERS)
 
     def __init__(self, partitions: int, topic_ids: Mapping[str, str]) -> None:
         self._partitions = partitions
