@@ -113,7 +113,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(Pass, st.sampled_from([1, 5, 15, 70, 400]), st.sampled_from([None, None, None, 0, 1])),
 )
 histories = st.lists(steps, min_size=5, max_size=60)
-quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def take(scene: Scene, step: Step) -> None:

@@ -268,7 +268,7 @@ def take(line: Line, step: Step) -> None:
             line.tick(step.number)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps, min_size=3, max_size=25))
 def test_the_table_is_the_truth_in_the_end(history: list[Step]) -> None:
     line = Line()
