@@ -2,22 +2,34 @@
 
 1. The outbox hurries while a rebalance or a stop waits for the inputs in flight.
 2. A partition is read from where its table goes on when the group has no offset, or a higher one.
-3. The wait of a fetch is short until the tables are loaded (a rebalance waits behind it) and long afterwards (an idle
-   worker wakes up for nothing).
+3. The wait of a fetch is short until the tables are loaded (a rebalance waits behind it), long in a quiet line (an idle
+   worker wakes up for nothing), and in a busy one for company (a fetch costs the broker and this process about as much
+   for one record as for fifty).
 
 These are private hooks of pinned versions; `versions.py` refuses to start on others.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from faust.transport.drivers import aiokafka as driver
 
 from streams.runtime.ownership import Ownership
 
-FETCH_WAIT_UNSETTLED_MS = 100
-FETCH_WAIT_SETTLED_MS = 1_500
+
+class FetchPolicy(NamedTuple):
+    """A fetch is answered once it has so many bytes, or after so long."""
+
+    wait_ms: int
+    least_bytes: int
+
+
+UNSETTLED = FetchPolicy(wait_ms=100, least_bytes=1)
+QUIET = FetchPolicy(wait_ms=1_500, least_bytes=1)
+BUSY = FetchPolicy(wait_ms=10, least_bytes=64 * 1024)
+BUSY_ABOVE_PER_SECOND = 200
+"""Records a second from which on waiting for company saves more than it delays."""
 
 
 class InputConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -25,14 +37,14 @@ class InputConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_UNSETTLED_MS
+        consumer._fetch_max_wait_ms, consumer._fetch_min_bytes = UNSETTLED
         return consumer
 
-    def set_fetch_wait(self, milliseconds: int) -> None:
-        """How long a fetch waits for the first record, from the next fetch on."""
+    def set_fetch(self, policy: FetchPolicy) -> None:
+        """How fetches wait, from the next one on."""
         fetcher = getattr(self._consumer, "_fetcher", None)
         if fetcher is not None:
-            fetcher._fetch_max_wait_ms = milliseconds
+            fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes = policy
 
     def coordination_failure(self) -> str | None:
         """Why this member can not take part in its group any more, or None. Any thread.
@@ -52,6 +64,7 @@ class InputConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer of the input topic."""
 
     _thread: InputConsumerThread
+    _settled = False
 
     def _new_consumer_thread(self) -> InputConsumerThread:
         return InputConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -64,7 +77,8 @@ class InputConsumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """A rebalance begins: everything in flight has to go out before it is answered."""
         self._ownership.unsettle()
-        self._thread.set_fetch_wait(FETCH_WAIT_UNSETTLED_MS)
+        self._settled = False
+        self._thread.set_fetch(UNSETTLED)
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
@@ -94,7 +108,13 @@ class InputConsumer(driver.Consumer):  # type: ignore[misc]
 
     def settled(self) -> None:
         """The tables are loaded."""
-        self._thread.set_fetch_wait(FETCH_WAIT_SETTLED_MS)
+        self._settled = True
+        self._thread.set_fetch(QUIET)
+
+    def adapt(self, per_second: float) -> None:
+        """Told about once a second how many records came."""
+        if self._settled:
+            self._thread.set_fetch(BUSY if per_second > BUSY_ABOVE_PER_SECOND else QUIET)
 
     def coordination_failure(self) -> str | None:
         """See the thread's."""

@@ -198,6 +198,7 @@ class Line:
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()
         due_at = loop.time() + PULSE_SECONDS
+        received = 0
         while True:
             await asyncio.sleep(PULSE_SECONDS)
             try:
@@ -208,6 +209,8 @@ class Line:
                     self._heartbeat.beat()
                 if self.worker.crashed:
                     raise FatalError("Faust crashed", where="stream worker") from self.worker.crash_reason
+                self._adapt((self._intake.received - received) / PULSE_SECONDS)
+                received = self._intake.received
                 ticks = self._ticker.written if self._ticker is not None else 0
                 self._figures.pick_up(self.ownership, self._intake, self.outbox, self._progress, ticks)
             except Exception as error:
@@ -216,6 +219,11 @@ class Line:
 
     def _settled(self) -> None:
         self.app.consumer.settled()
+
+    def _adapt(self, records_per_second: float) -> None:
+        consumer = self.app._consumer
+        if consumer is not None:
+            consumer.adapt(records_per_second)
 
     def _coordination_failure(self) -> str | None:
         consumer = self.app._consumer
