@@ -1,9 +1,11 @@
 """The Outbox: sends what the cores produced, and acknowledges an input only when everything it caused is durable.
 
 A two-stage group commit. A *wave* is all that the inputs applied since the last wave produced, sealed per partition.
-One cycle sends the rows of wave k together with the outputs of wave k + 1, waits for all deliveries once, and then
-acknowledges the inputs of wave k in the order they were applied. So for each wave: outputs, then rows, then
-acknowledgements, and the next wave grows while this one is on its way.
+One cycle sends the outputs of the newest wave and, where they are due, the rows of the waves whose outputs are durable
+already; it waits for all deliveries once, and then acknowledges the inputs of the waves whose rows it sent, in the
+order they were applied. So for each wave: outputs, then rows, then acknowledgements, and the next wave grows while
+this one is on its way. Readers wait for outputs, nobody waits for rows: those of several waves go together, the last
+one of each key.
 
 Why this order: if rows came first, a crash between the two would leave a table that already knows the change, the
 input would be read again, nothing would differ, and the change would be lost for ever.
@@ -26,9 +28,9 @@ CALM_SECONDS = 1.0
 PACE_SECONDS = 0.02
 """Least time between the beginnings of two cycles. A cycle costs the broker about as much for one record as for a
 hundred; a change after a quiet time does not wait."""
-ROWS_SECONDS = 0.05
-"""How long delivered outputs wait for their rows to ride with the next outputs. Nobody downstream waits for rows; only
-the acknowledgement comes later, and with it what a crash repeats."""
+ROWS_SECONDS = 0.1
+"""How long the rows of delivered outputs wait for those of later waves. Only the acknowledgement comes later by it, and
+so what a crash repeats is a little more."""
 ROOM_SHARE = 0.7
 """A full outbox takes inputs again below this share of its bound, so that it does not flutter."""
 
@@ -52,9 +54,10 @@ class Receipt(NamedTuple):
 class Wave:
     """Sealed batches of all partitions, and the inputs they came from in the order applied."""
 
-    __slots__ = ("outputs", "receipts", "rows", "urgent")
+    __slots__ = ("outputs", "receipts", "rows", "rows_due_at", "urgent")
 
     def __init__(self, urgent: bool) -> None:
+        self.rows_due_at = float("inf")
         self.receipts: list[Receipt] = []
         self.outputs: list[Output] = []
         self.rows: list[PartitionRow] = []
@@ -102,11 +105,11 @@ class Outbox:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._touched: dict[int, PartitionCore] = {}
         self._receipts: list[Receipt] = []
-        self._sent = Wave(urgent=False)
+        self._delivered: list[Wave] = []
         self._urgent = False
         self._hurry = False
         self._quiet_since: float | None = None
-        self._cycle_began_at = self._cycle_ended_at = float("-inf")
+        self._cycle_began_at = float("-inf")
         self._timer: asyncio.Handle | None = None
         self._timer_due_at = float("inf")
         self._wake = asyncio.Event()
@@ -183,18 +186,23 @@ class Outbox:
 
     def _due_at(self) -> float | None:
         """When the next cycle has to begin, by the loop's clock; None while there is nothing to do."""
-        if not self._receipts and not self._sent.receipts:
+        if not self._receipts and not self._delivered:
             return None
         if self._hurry or self.full:
             return float("-inf")
-        due = []
+        due = [wave.rows_due_at for wave in self._delivered]
         if self._urgent:
             due.append(self._cycle_began_at + self._pace_seconds)
-        if self._sent.urgent:
-            due.append(self._cycle_ended_at + self._rows_seconds)
         if self._quiet_since is not None:
             due.append(self._quiet_since + self._calm_seconds)
         return min(due)
+
+    def _with_rows(self, now: float) -> list[Wave]:
+        """The delivered waves whose rows go with this cycle: all of them once the first is due."""
+        if not (self._hurry or self.full) and all(wave.rows_due_at > now for wave in self._delivered):
+            return []
+        waves, self._delivered = self._delivered, []
+        return waves
 
     def _wake_or_arm(self) -> None:
         """Begin the next cycle now, or set the one timer to when it is due."""
@@ -241,22 +249,35 @@ class Outbox:
         self._check_fence()
         loop = asyncio.get_running_loop()
         self._cycle_began_at = loop.time()
-        wave, sent = self._seal(), self._sent
+        remembered = self._with_rows(self._cycle_began_at)
+        wave = self._seal()
+        rows = merge_rows([row for one in remembered for row in one.rows])
         seconds = 0.0
-        if sent.rows or wave.outputs:
+        if rows or wave.outputs:
             started_at = self._now()
-            await loop.run_in_executor(self._executor, self._sender.send, sent.rows, wave.outputs)
+            await loop.run_in_executor(self._executor, self._sender.send, rows, wave.outputs)
             seconds = self._now() - started_at
-        for receipt in sent.receipts:
+        if wave.receipts:
+            wave.rows_due_at = loop.time() + (self._rows_seconds if wave.urgent else self._calm_seconds)
+            self._delivered.append(wave)
+        acknowledged = [receipt for one in remembered for receipt in one.receipts]
+        for receipt in acknowledged:
             await receipt.feed.ack(receipt.event)
             self.in_flight -= receipt.records
-        self._sent = wave
-        self._cycle_ended_at = loop.time()
-        if wave.receipts and not wave.urgent and self._quiet_since is None:
-            self._quiet_since = self._cycle_ended_at
-        self._on_cycle(CycleReport(wave.outputs, len(sent.rows), sent.receipts, sent.urgent, seconds))
+        urgent = any(one.urgent for one in remembered)
+        self._on_cycle(CycleReport(wave.outputs, len(rows), acknowledged, urgent, seconds))
         if self.in_flight <= self._max_in_flight * ROOM_SHARE:
             self._room.set()
-        if not self._receipts and not wave.receipts:
+        if not self._receipts and not self._delivered:
             self._idle.set()
         self._wake_or_arm()
+
+
+def merge_rows(rows: list[PartitionRow]) -> list[PartitionRow]:
+    """The last row of each key and partition, in the order of what is left.
+
+    Details, heads and the partition's own row keep their order: a row is only left out for a later one of its key, so
+    the row that says what is included stays the last of its partition.
+    """
+    last = {(row.partition, row.row.key): at for at, row in enumerate(rows)}
+    return [row for at, row in enumerate(rows) if last[row.partition, row.row.key] == at]
