@@ -21,6 +21,8 @@ from schemas.report import HostReport
 
 POLL_SECONDS = 0.2
 """How long the delivery thread sleeps in librdkafka at most; confirmations wake it at once."""
+LINGER_MS = 10
+"""Reports of one moment share a request to the broker; an event waits half of it on the average."""
 BUFFER_KILOBYTES = 256 * 1024
 """Bound of librdkafka's queue: thousands of hosts beginning an epoch at once."""
 FULL_WAIT_SECONDS = 0.05
@@ -69,7 +71,7 @@ class Publisher:
     def _make(self) -> Producer:
         return make_producer(
             self._kafka,
-            linger_ms=5,
+            linger_ms=LINGER_MS,
             delivery_timeout_ms=self._timeout_ms,
             queue_buffering_max_kbytes=BUFFER_KILOBYTES,
             error_cb=self._on_error,

@@ -23,6 +23,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
     """An app whose consumer is ours, and which leaves no directories behind."""
 
     ownership: Ownership
+    intake: Intake
 
     def _new_transport(self) -> InputTransport:
         return InputTransport(self.conf.broker_consumer, self)
@@ -37,6 +38,7 @@ def make_app(
     """The app, finalised and ready for a worker. ValueError when Faust would decode values itself."""
     app = StreamApp(settings.group, **app_settings(settings))
     app.ownership = ownership
+    app.intake = intake
     prefix = settings.kafka.topic_prefix
     app.tables.add(
         CoreTable(
@@ -53,6 +55,7 @@ def make_app(
     topic = app.topic(prefix + stage.inputs[0], key_type=bytes, value_type=bytes)
 
     async def agent(stream: Any) -> None:
+        intake.backlog = stream.channel.queue.qsize
         await consume(intake, stream, end)
 
     app.agent(topic, name=stage.name, concurrency=1, supervisor_strategy=mode.CrashingSupervisor)(agent)

@@ -1,16 +1,18 @@
-"""Faust's consumer with the three things changed that a correct and quiet worker needs.
+"""Faust's consumer with the four things changed that a correct and quiet worker needs.
 
 1. The outbox hurries while a rebalance or a stop waits for the inputs in flight.
 2. A partition is read from where its table goes on when the group has no offset, or a higher one.
 3. The wait of a fetch is short until the tables are loaded (a rebalance waits behind it), long in a quiet line (an idle
    worker wakes up for nothing), and in a busy one for company (a fetch costs the broker and this process about as much
    for one record as for fifty).
+4. A record goes straight to the stream where nothing can block it, without the four tasks that Faust makes for each.
 
 These are private hooks of pinned versions; `versions.py` refuses to start on others.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 from faust.transport.drivers import aiokafka as driver
@@ -28,6 +30,8 @@ class FetchPolicy(NamedTuple):
 UNSETTLED = FetchPolicy(wait_ms=100, least_bytes=1)
 QUIET = FetchPolicy(wait_ms=1_500, least_bytes=1)
 BUSY = FetchPolicy(wait_ms=10, least_bytes=64 * 1024)
+STREAM_ROOM = 1_000
+"""Records waiting in the stream below which putting one more can not block; the stream takes four times as many."""
 BUSY_ABOVE_PER_SECOND = 200
 """Records a second from which on waiting for company saves more than it delays."""
 
@@ -105,6 +109,20 @@ class InputConsumer(driver.Consumer):  # type: ignore[misc]
                 targets[tp] = lane.next_offset
         if targets:
             await self.seek_wait(targets)
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
+        """Faust waits here for each record's delivery or the end of the flow, whichever is first.
+
+        While the flow is on and the stream has room, the delivery can not block: it is awaited directly, which halves
+        what Faust costs per record. Everything else takes Faust's way.
+        """
+        if len(coros) == 2 and timeout is None and self.flow_active and self.app.intake.backlog() < STREAM_ROOM:
+            delivery, flow_ends = coros
+            if asyncio.iscoroutine(delivery) and asyncio.iscoroutine(flow_ends):
+                flow_ends.close()
+                await delivery
+                return None
+        return await super().wait_first(*coros, timeout=timeout)
 
     def settled(self) -> None:
         """The tables are loaded."""

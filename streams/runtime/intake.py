@@ -22,6 +22,10 @@ LogStart = Callable[[int], Awaitable[int]]
 _log = get_logger(__name__)
 
 
+NO_STREAM_YET = 1 << 30
+"""More than any stream takes: before there is one, nothing may be put into it unseen."""
+
+
 class Intake:
     """Called for every input event by the Faust agent; one event at a time per worker."""
 
@@ -45,6 +49,8 @@ class Intake:
         self.gaps = 0
         self.strays = 0
         """Events of partitions that are not ours (any more); the owner reads them."""
+        self.backlog: Callable[[], int] = lambda: NO_STREAM_YET
+        """Records that wait in the stream."""
 
     async def take(self, feed: Feed, event: Any) -> None:
         """Apply one event, or acknowledge a repeat. Raises a FatalError when the process must not go on."""

@@ -28,7 +28,7 @@ CALM_SECONDS = 1.0
 PACE_SECONDS = 0.02
 """Least time between the beginnings of two cycles. A cycle costs the broker about as much for one record as for a
 hundred; a change after a quiet time does not wait."""
-ROWS_SECONDS = 0.1
+ROWS_SECONDS = 0.25
 """How long the rows of delivered outputs wait for those of later waves. Only the acknowledgement comes later by it, and
 so what a crash repeats is a little more."""
 ROOM_SHARE = 0.7
