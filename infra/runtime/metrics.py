@@ -122,18 +122,10 @@ TRUNCATED_FACETS = CounterSpec(
 SNAPSHOTS = CounterSpec(
     what="snapshots", labels=("cause",), components=_AGENT, help="Complete reports: start, resync, reconnect."
 )
-HEARTBEAT_DELAY = HistogramSpec(
-    what="heartbeat_delay",
-    unit=Unit.SECONDS,
-    buckets=_LATENCIES,
-    components=_AGENT,
-    help="Heartbeats sent late, by how much.",
-)
 
 # Every stage.
 ASSIGNED = GaugeSpec(what="assigned", unit=Unit.PARTITIONS, components=_STAGES, help="Input partitions owned.")
 REBALANCES = CounterSpec(what="rebalances", components=_STAGES, help="Changes of the assignment.")
-TABLE_ROWS = GaugeSpec(what="table", unit=Unit.ROWS, labels=("kind",), components=_STAGES, help="Rows in memory.")
 RECOVERY_PROGRESS = GaugeSpec(
     what="recovery_progress", unit=Unit.RATIO, components=_STAGES, help="Share of the table changelog that was loaded."
 )
@@ -184,12 +176,8 @@ HOST_CONFLICTS = GaugeSpec(
 # The VMs stage.
 VMS = GaugeSpec(what="known", unit=Unit.VMS, labels=("availability",), components=_VMS, help="VMs by availability.")
 CHANGES = CounterSpec(what="changes", labels=("cause",), components=_VMS | _HOSTS, help="Changes published.")
-INCIDENTS = CounterSpec(what="incidents", labels=("kind",), components=_VMS | _HOSTS, help="Incidents opened.")
 REJECTED_FACETS = CounterSpec(
     what="rejected", unit=Unit.FACETS, labels=("facet",), components=_VMS, help="Facets that could not be read."
-)
-CLOCK_DELAY_SECONDS = GaugeSpec(
-    what="clock_delay", unit=Unit.SECONDS, components=_VMS, help="How far the clock of the stage is behind."
 )
 
 # The PostgreSQL sink.
@@ -202,7 +190,6 @@ TRANSACTIONS = CounterSpec(
 GUARD_MISSES = CounterSpec(
     what="guard_misses", components=_POSTGRES, help="Batches whose row count said that deltas were known or missing."
 )
-REPAIRS = CounterSpec(what="repairs", labels=("outcome",), components=_POSTGRES, help="Rows taken whole from vm.state.")
 FENCED = CounterSpec(
     what="fenced", components=_POSTGRES, help="Batches refused because another worker owns the partition."
 )

@@ -48,6 +48,14 @@ class HostsStage:
         return METRICS
 
 
+def policy_of(settings: HostsStreamSettings) -> HostsPolicy:
+    """The rule book's numbers with what a user may set."""
+    grace = settings.grace
+    return HostsPolicy(
+        grace_base_ticks=grace.base_ticks, grace_ticks_per_vm=grace.ticks_per_vm, grace_max_ticks=grace.most_ticks
+    )
+
+
 def build(
     settings: HostsStreamSettings,
     partitions: int,
@@ -67,6 +75,6 @@ def build(
             tick_secret=settings.tick_secret,
             reports_topic_id=topic_ids[topics.HOST_REPORTS],
             log=log,
-            policy=policy or HostsPolicy(),
+            policy=policy or policy_of(settings),
         )
     )

@@ -17,6 +17,7 @@ from infra.runtime.settings import (
     KafkaSettings,
     LogSettings,
     Secret,
+    SubSettings,
     TopicSettings,
 )
 
@@ -72,6 +73,15 @@ class StreamSettings(ComponentSettings):
         return f"{self.component}-{self.worker_name}"
 
 
+class GraceSettings(SubSettings):
+    """After how many ticks (seconds of the log) without a report a host is called silent (rule H1)."""
+
+    base_ticks: int = Field(default=20, ge=10, le=600)
+    """Agents speak every five seconds: two lost heartbeats must fit into it."""
+    ticks_per_vm: float = Field(default=0.02, ge=0, le=1)
+    most_ticks: int = Field(default=120, ge=10, le=3600)
+
+
 class HostsStreamSettings(StreamSettings):
     """Settings of the hosts stage, which makes the ticks."""
 
@@ -79,6 +89,7 @@ class HostsStreamSettings(StreamSettings):
 
     ticks: Literal["own", "external"] = "own"
     """`external`: somebody else writes them, as tests and replays do."""
+    grace: GraceSettings = GraceSettings()
     tick_key: Secret
     """Shared by all workers of the stage and by nobody else; give it as `tick_key_file`."""
 

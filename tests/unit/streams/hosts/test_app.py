@@ -6,8 +6,8 @@ import pytest
 
 from infra.runtime import metrics, topics
 from infra.runtime.settings import Secret
-from streams.hosts.app import build
-from streams.runtime.settings import HostsStreamSettings
+from streams.hosts.app import build, policy_of
+from streams.runtime.settings import GraceSettings, HostsStreamSettings
 from streams.runtime.stage import TickedCore, TickedStage
 
 SETTINGS = HostsStreamSettings(tick_key=Secret("a key of the tests only"))
@@ -31,6 +31,14 @@ def test_counts_are_declared_metrics_of_the_component() -> None:
     }
 
     assert set(build(SETTINGS, 4, TOPIC_IDS).metric_names()) <= declared
+
+
+def test_grace_is_what_the_user_set() -> None:
+    """Rule H1."""
+    grace = GraceSettings(base_ticks=30, ticks_per_vm=0.1, most_ticks=60)
+    policy = policy_of(HostsStreamSettings(tick_key=Secret("a key of the tests only"), grace=grace))
+    assert [policy.grace_ticks(vms) for vms in (0, 100, 10_000)] == [30, 40, 60]
+    assert policy_of(SETTINGS).grace_ticks(1_000) == 40
 
 
 def test_topic_id_is_needed() -> None:
