@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from streams.runtime.ending import EndProcess, end_process
 from streams.runtime.sender import Clock, PartitionRow, Sender
-from streams.runtime.stage import Demand, Output, PartitionCore
+from streams.runtime.stage import BOOKKEEPING, PARTITION_KEY, Demand, Output, PartitionCore
 
 CALM_SECONDS = 1.0
 """How long work that is not urgent waits for urgent work to ride with."""
@@ -274,10 +274,22 @@ class Outbox:
 
 
 def merge_rows(rows: list[PartitionRow]) -> list[PartitionRow]:
-    """The last row of each key and partition, in the order of what is left.
+    """The last row of each key and partition, in an order in which a torn write can be told from a whole one.
 
-    Details, heads and the partition's own row keep their order: a row is only left out for a later one of its key, so
-    the row that says what is included stays the last of its partition.
+    Per partition: details and heads as they came, then deletes, then bookkeeping, the partition's own row last. A row
+    left out for a later one of its key moves what it said behind rows of earlier waves, and bookkeeping says that
+    everything up to it is included: it may only be durable when all of that is.
     """
     last = {(row.partition, row.row.key): at for at, row in enumerate(rows)}
-    return [row for at, row in enumerate(rows) if last[row.partition, row.row.key] == at]
+    kept = [row for at, row in enumerate(rows) if last[row.partition, row.row.key] == at]
+    return sorted(kept, key=_place_in_wave)
+
+
+def _place_in_wave(row: PartitionRow) -> int:
+    """A facet is deleted after the head that no longer lists it; the row that says what is included comes last."""
+    key, value, _ = row.row
+    if key == PARTITION_KEY:
+        return 3
+    if key.startswith(BOOKKEEPING):
+        return 2
+    return 1 if value is None else 0

@@ -8,7 +8,12 @@ Order of commits for a sealed batch k: outputs(k) delivered, then rows(k) delive
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+BOOKKEEPING: Final = b"#"
+"""Keys of a table that begin with it are the stage's own: readers skip them, and they are written after all others."""
+PARTITION_KEY: Final = b"#partition"
+"""Key of the row that says up to which input the table goes; the last of every batch."""
 
 
 class Input(NamedTuple):

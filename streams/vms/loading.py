@@ -12,6 +12,7 @@ from schemas.codec import NewerMajorError, Record, RecordError, SchemaVersion, d
 from schemas.ids import HostId, VmId
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import VmFacet, VmHead
+from streams.runtime.stage import PARTITION_KEY
 from streams.vms.core import VmsCore
 from streams.vms.facets import NO_FACETS, SLOT_OF, pack_stored
 from streams.vms.letters import VM_OBSERVATIONS, ask
@@ -19,7 +20,6 @@ from streams.vms.policy import RULES_VERSION
 from streams.vms.rows import (
     GENERATION_BITS,
     HOST_PREFIX,
-    PARTITION_KEY,
     VmsHostRow,
     VmsPartitionRow,
     claim_of_row,

@@ -21,7 +21,7 @@ from schemas.ids import BootId, HostId, RunId, VmId, uuid_bytes, uuid_text
 from schemas.status import Doubt, Reachability
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import Position, VmFacet, VmHead
-from streams.runtime.stage import Batch, Row
+from streams.runtime.stage import PARTITION_KEY, Batch, Row
 from streams.vms.availability import availability_of
 from streams.vms.clock import Clock, Source, Standing
 from streams.vms.facets import NAMES, fingerprints, marks, normal_of, value_of
@@ -30,7 +30,6 @@ from streams.vms.state import Claim, Host, Partition, Vm
 from streams.vms.texts import text_of
 from streams.vms.turn import shown_facets
 
-PARTITION_KEY: Final = b"#partition"
 HOST_PREFIX: Final = b"#host/"
 GENERATION_BITS: Final = 40
 """`applied` of a row = generation of vm.observations << 40 | offset."""

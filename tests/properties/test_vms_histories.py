@@ -12,6 +12,8 @@ from schemas.ids import VmId, uuid_text
 from schemas.observation import VmObservation
 from schemas.status import ALIVE, GoneReason, Status
 from schemas.vm_change import VmChange
+from streams.runtime.outbox import merge_rows
+from streams.runtime.sender import PartitionRow
 from streams.runtime.stage import Batch, Input, Output
 from streams.vms.core import VmsCore
 from streams.vms.ownership import Word, word_of
@@ -218,10 +220,18 @@ class Crash(NamedTuple):
     """Inputs per batch, over and over."""
     batch: int
     rows: int
-    """Of the torn batch; -1: only its outputs."""
+    """Of the torn flush; -1: only its outputs."""
+    waves: int
+    """Batches whose rows the outbox sends in one flush."""
 
 
-crashes = st.builds(Crash, st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 30), st.integers(-1, 12))
+crashes = st.builds(
+    Crash,
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.integers(0, 30),
+    st.integers(-1, 30),
+    st.integers(1, 4),
+)
 
 
 def run_on(core: VmsCore, log: list[Input], sizes: list[int]) -> Iterator[Batch]:
@@ -257,11 +267,15 @@ def test_a_crash_between_any_two_rows_changes_nothing(history: list[Step], crash
     scene = last(history)
     outputs: list[Output] = []
     loader = scene.stage.loader(0)
+    waiting: list[PartitionRow] = []
     for number, batch in enumerate(run_on(scene.stage.loader(0).finish(), scene.log, crash.sizes)):
         outputs += batch.outputs
+        waiting += [PartitionRow(0, row) for row in batch.rows]
         torn = number >= crash.batch
-        for row in batch.rows[: max(crash.rows, 0)] if torn else batch.rows:
-            loader.add(*row)
+        if torn or number % crash.waves == 0:
+            flush, waiting = merge_rows(waiting), []
+            for _, row in flush[: max(crash.rows, 0)] if torn else flush:
+                loader.add(*row)
         if torn:
             break
     core = loader.finish()

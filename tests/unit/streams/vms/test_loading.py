@@ -7,10 +7,10 @@ from schemas.codec import NewerMajorError, RecordError, encode, header_of
 from schemas.facets.devices import Device, Devices
 from schemas.ids import uuid_text
 from schemas.vm_state import VmFacet, VmHead
-from streams.runtime.stage import Row
+from streams.runtime.stage import PARTITION_KEY, Row
 from streams.vms.facets import SLOT_OF, value_of
 from streams.vms.loading import VmsLoader
-from streams.vms.rows import GENERATION_BITS, PARTITION_KEY, VmsPartitionRow, heads_of
+from streams.vms.rows import GENERATION_BITS, VmsPartitionRow, heads_of
 from tests.unit.streams.vms.scene import TOPIC_IDS, VM, Scene, host_id
 
 HEAD_KEY = uuid_text(VM).encode()
