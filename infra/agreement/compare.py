@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from infra.agreement.fold import Fold
+import msgspec
+
+from infra.agreement.fold import Fold, Folded
+from producers.simulator.truth import VmTruth
+from schemas.facets import VM_FACETS, Facet
+from schemas.facets.normal import fingerprint
 
 SHOWN = 20
 """How many disagreements of a kind are spelled out; the rest is counted."""
@@ -16,7 +21,12 @@ class Truth:
     """What the simulated fleet knows of a VM. `host_id` None: no process anywhere."""
 
     status: str
+    availability: str
     host_id: str | None
+    exit: tuple[str, str] | None
+    """Exit status and reason of a run that ended."""
+    facets: Mapping[str, str]
+    """Normalised fingerprints in hex of the facets it must have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +62,31 @@ def compare_tables(fold: Fold, current: Mapping[str, CurrentRow], history: Seque
                 found.append(
                     f"{vm_id}: {name} is {getattr(folded, name)} by vm.changes, {getattr(row, name)} in the table"
                 )
-    ids = [f"{row.vm_id}:{row.incarnation}:{row.version}" for row in history]
-    found += [f"{identity}: published, not in vm_change" for identity in fold.distinct.difference(ids)]
-    found += [f"{identity}: in vm_change, never published" for identity in set(ids) - fold.distinct]
-    if len(ids) != len(set(ids)):
-        found.append(f"vm_change holds {len(ids) - len(set(ids))} changes twice")
+    stored = {f"{row.vm_id}:{row.incarnation}:{row.version}": row.digest for row in history}
+    found += [f"{identity}: published, not in vm_change" for identity in fold.distinct.keys() - stored.keys()]
+    found += [f"{identity}: in vm_change, never published" for identity in stored.keys() - fold.distinct.keys()]
+    for identity in stored.keys() & fold.distinct.keys():
+        if stored[identity] != fold.distinct[identity]:
+            found.append(f"{identity}: vm_change holds another digest than was published")
+    if len(history) != len(stored):
+        found.append(f"vm_change holds {len(history) - len(stored)} changes twice")
     return found
+
+
+def truth_of(vms: Mapping[str, VmTruth]) -> dict[str, Truth]:
+    """A simulated fleet's ground truth as it is compared here."""
+    return {
+        vm_id: Truth(
+            status=vm.status.value,
+            availability=vm.availability.value,
+            host_id=vm.host_id,
+            exit=None
+            if vm.exit_status is None or vm.exit_reason is None
+            else (vm.exit_status.value, vm.exit_reason.value),
+            facets=vm.facets,
+        )
+        for vm_id, vm in vms.items()
+    }
 
 
 def compare_truth(fold: Fold, truth: Mapping[str, Truth], hosts: Collection[str]) -> list[str]:
@@ -70,12 +99,8 @@ def compare_truth(fold: Fold, truth: Mapping[str, Truth], hosts: Collection[str]
         folded = fold.vms.get(vm_id)
         if folded is None:
             found.append(f"{vm_id}: exists, was never published")
-        elif folded.status != true.status:
-            found.append(f"{vm_id}: is {true.status}, published as {folded.status}")
-        elif folded.availability != "known":
-            found.append(f"{vm_id}: its host reports, but it is published as {folded.availability}")
-        elif true.host_id is not None and folded.host_id != true.host_id:
-            found.append(f"{vm_id}: runs on {true.host_id}, published on {folded.host_id}")
+        else:
+            found += [f"{vm_id}: {difference}" for difference in _untrue(true, folded)]
     alive = [
         vm_id
         for vm_id, folded in fold.vms.items()
@@ -83,6 +108,27 @@ def compare_truth(fold: Fold, truth: Mapping[str, Truth], hosts: Collection[str]
     ]
     found += [f"{vm_id}: does not exist, published as {fold.vms[vm_id].status}" for vm_id in alive]
     return found
+
+
+def _untrue(true: Truth, folded: Folded) -> Iterator[str]:
+    """What is published of a VM and not so."""
+    if folded.status != true.status:
+        yield f"is {true.status}, published as {folded.status}"
+    if folded.availability != true.availability:
+        yield f"is {true.availability}, published as {folded.availability}"
+    if true.host_id is not None and folded.host_id != true.host_id:
+        yield f"runs on {true.host_id}, published on {folded.host_id}"
+    if folded.exit != true.exit:
+        yield f"ended {true.exit}, published as {folded.exit}"
+    published = {name: fingerprint_of(name, data).hex() for name, data in folded.facets.items() if name in true.facets}
+    for name, wanted in true.facets.items():
+        if published.get(name) != wanted:
+            yield f"facet {name} is not as the host has it"
+
+
+def fingerprint_of(facet: str, data: bytes) -> bytes:
+    """Normalised fingerprint of a published facet."""
+    return fingerprint(msgspec.msgpack.decode(data, type=VM_FACETS[Facet(facet)]))
 
 
 def shorten(found: Sequence[str]) -> list[str]:

@@ -22,6 +22,8 @@ class Folded:
     host_id: str | None
     ownership_epoch: int
     run_id: str | None
+    exit: tuple[str, str] | None
+    """Exit status and reason."""
     facets: dict[str, bytes]
     """Facet name -> canonical bytes of the last `after`."""
 
@@ -31,11 +33,11 @@ class Fold:
     """The state of all VMs and the problems found on the way; feed it each VM's changes in log order."""
 
     vms: dict[str, Folded] = field(default_factory=dict)
-    distinct: set[str] = field(default_factory=set)
-    """Change ids seen."""
+    distinct: dict[str, int] = field(default_factory=dict)
+    """Change ids seen, with the digest of the state after each."""
     records: int = 0
     repeats: int = 0
-    """Records at or below the version already folded with an equal id: allowed after a crash."""
+    """Records at or below the version already folded: allowed after a crash, with the same content."""
     problems: list[str] = field(default_factory=list)
 
     def add(self, change: VmChange) -> None:
@@ -44,13 +46,14 @@ class Fold:
         known = self.vms.get(change.vm_id)
         if known is not None and (change.incarnation, change.version) <= (known.incarnation, known.version):
             self.repeats += 1
-            if change.change_id not in self.distinct:
+            first = self.distinct.get(change.change_id)
+            if first is None:
                 self.problems.append(f"{change.change_id} comes after version {known.version}: out of order")
-            elif change.version == known.version and change.state_digest != known.digest:
+            elif first != change.state_digest:
                 self.problems.append(f"{change.change_id} was published twice with different content")
             return
         self._check_order(known, change)
-        self.distinct.add(change.change_id)
+        self.distinct[change.change_id] = change.state_digest
         fresh = known is None or change.incarnation != known.incarnation
         facets = {} if fresh or known is None else dict(known.facets)
         for name, facet in change.facets.items():
@@ -67,6 +70,7 @@ class Fold:
             host_id=change.host_id,
             ownership_epoch=change.ownership_epoch,
             run_id=change.run_id,
+            exit=None if change.exit is None else (change.exit.status.value, change.exit.reason.value),
             facets=facets,
         )
 

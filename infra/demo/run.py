@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from infra.agreement.compare import Truth, compare_tables, compare_truth, shorten
+from infra.agreement.compare import compare_tables, compare_truth, shorten, truth_of
 from infra.agreement.topics import fold_vm_changes
 from infra.cli.connect import open_reader, reader_settings
 from infra.demo.measure import STATISTICS_SETTLE_SECONDS, count, current_rows, event_to_row, history_rows, rows_written
@@ -168,7 +168,7 @@ class Demonstration:
             current, history = current_rows(reader), history_rows(reader)
             delay = event_to_row(reader, since, time.time())
             hosts = count(reader, "host")
-        known = {vm_id: Truth(status=vm.status.value, host_id=vm.host_id) for vm_id, vm in truth.vms.items()}
+        known = truth_of(truth.vms)
         found = [
             *fold.problems,
             *compare_tables(fold, current, history),

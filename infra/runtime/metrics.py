@@ -156,9 +156,6 @@ LOOP_DELAY_SECONDS = HistogramSpec(
 )
 
 # The hosts stage.
-HOSTS = GaugeSpec(
-    what="known", unit=Unit.HOSTS, labels=("reachability",), components=_HOSTS, help="Hosts by reachability."
-)
 EQUAL_FACETS = CounterSpec(
     what="equal", unit=Unit.FACETS, components=_HOSTS, help="Facets reported again with the same fingerprint."
 )
@@ -169,12 +166,8 @@ DIGEST_MISMATCHES = CounterSpec(
 RESYNCS = CounterSpec(
     what="resyncs", labels=("cause",), components=_HOSTS | _VMS, help="Requests to agents to report everything again."
 )
-HOST_CONFLICTS = GaugeSpec(
-    what="conflicting", unit=Unit.HOSTS, components=_HOSTS, help="Hosts for which two agents speak."
-)
 
 # The VMs stage.
-VMS = GaugeSpec(what="known", unit=Unit.VMS, labels=("availability",), components=_VMS, help="VMs by availability.")
 CHANGES = CounterSpec(what="changes", labels=("cause",), components=_VMS | _HOSTS, help="Changes published.")
 REJECTED_FACETS = CounterSpec(
     what="rejected", unit=Unit.FACETS, labels=("facet",), components=_VMS, help="Facets that could not be read."

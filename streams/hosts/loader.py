@@ -96,7 +96,7 @@ class HostsLoader:
         if row.rules_version > RULES_VERSION:
             raise NewerMajorError(
                 f"{where}: written under rules version {row.rules_version}, this worker knows {RULES_VERSION}; "
-                "upgrade it, or roll the stage back with `deltavisor stream rollback`"
+                "run the newer version again"
             )
         if row.log > self._config.log:
             raise NewerMajorError(

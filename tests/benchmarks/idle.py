@@ -18,11 +18,11 @@ HOSTS, VMS = 20, 6_000
 
 
 def statements(stack: Stack, marker: str) -> dict[str, int]:
-    """Statements in PostgreSQL's log since the marker, by their first word."""
+    """Statements in PostgreSQL's log since the marker, by their first word. ValueError when the marker is not there."""
     counts: dict[str, int] = {}
     lines = stack.logs("postgres", 1_000_000)
-    start = max((number for number, line in enumerate(lines) if marker in line), default=0)
-    for line in lines[start + 1 :]:
+    begin = max(number for number, line in enumerate(lines) if marker in line)
+    for line in lines[begin + 1 :]:
         for sign in ("statement: ", "execute "):
             if f"LOG:  {sign}" in line:
                 text = line.split(f"LOG:  {sign}", 1)[1]
@@ -45,6 +45,12 @@ def main() -> None:
         time.sleep(STATISTICS_SETTLE_SECONDS + 4.0)
         with line.database() as reader:
             before = rows_written(reader)
+            control = f"control-{os.getpid()}"
+            reader.execute(f"DO $$ BEGIN RAISE LOG '{control}'; END $$".encode())
+            reader.execute(b"SELECT 1")
+            reader.execute(b"SELECT %s", (2,))
+            seen = statements(stack, control).get("SELECT", 0)
+            assert seen == 2, f"two SELECTs were made, the log shows {seen}: it can not prove that there were none"
             marker = f"idle-{os.getpid()}-begins"
             reader.execute(f"DO $$ BEGIN RAISE LOG '{marker}'; END $$".encode())
         cpu = CpuSeconds(line, stack)

@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from infra.agreement.compare import Truth, compare_tables, compare_truth
+from infra.agreement.compare import compare_tables, compare_truth, truth_of
 from infra.agreement.fold import Fold
 from infra.agreement.topics import fold_vm_changes
 from infra.demo.measure import current_rows, history_rows
@@ -23,13 +23,14 @@ from infra.runtime.metrics import Metrics
 from infra.runtime.settings import HttpSettings, KafkaSettings
 from infra.runtime.topics import TopicSet
 from infra.stack.endpoints import Endpoints
+from infra.supervisor.health import is_ready
 from infra.supervisor.line import LineOptions, parts_of, write_settings
 from infra.supervisor.prepare import prepare
 from infra.supervisor.running import RunningLine
 from producers.agent.clock import SystemClock
 from producers.agent.settings import AgentSettings
 from producers.simulator.fleet import Fleet, Script
-from producers.simulator.life import Life
+from producers.simulator.life import Life, parse_phases
 from producers.simulator.runner import SimulatedFleetAgent
 
 START_SECONDS = 60.0
@@ -96,6 +97,17 @@ class WholeLine:
         assert pid is not None
         return pid
 
+    def lives_again(self, name: str, old_pid: int) -> bool:
+        """True once another process of this part is ready."""
+        assert self.running is not None
+        state = next(state for state in self.running.states() if state.name == name)
+        return state.pid not in (None, old_pid) and is_ready(state)
+
+    def restarts(self) -> dict[str, int]:
+        """How often each part was started again."""
+        assert self.running is not None
+        return {state.name: state.restarts for state in self.running.states()}
+
     def _superuser(self, dsn: str) -> psycopg.Connection[dict[str, Any]]:
         password = (self._admin.secrets_dir / "postgres").read_text().strip()
         return psycopg.connect(dsn, password=password, autocommit=True, row_factory=psycopg.rows.dict_row)
@@ -141,7 +153,7 @@ class WholeLine:
             found = [*fold.problems, *compare_tables(fold, current_rows(connection), history_rows(connection))]
         if agent is not None:
             truth = agent.truth()
-            known = {vm_id: Truth(status=vm.status.value, host_id=vm.host_id) for vm_id, vm in truth.vms.items()}
+            known = truth_of(truth.vms)
             found += compare_truth(fold, known, truth.hosts.keys())
         return found
 
@@ -149,10 +161,14 @@ class WholeLine:
 class FleetInTest:
     """A simulated fleet with its agents in a thread of the test."""
 
-    def __init__(self, line: WholeLine, *, hosts: int, vms: int, seed: int = 7, life_rate: float = 0.0) -> None:
+    def __init__(
+        self, line: WholeLine, *, hosts: int, vms: int, seed: int = 7, life: str = "", life_rate: float = 0.0
+    ) -> None:
+        """`life`: phases, after which the fleet stays stable; without a rate only scripts happen."""
         self.fleet = Fleet(hosts=hosts, vms=vms, seed=seed, clock=SystemClock())
-        life = Life(self.fleet, rate=life_rate, seed=seed) if life_rate else None
-        self.agent = SimulatedFleetAgent(line.agent_settings(), self.fleet, life=life, metrics=Metrics("agent"))
+        phases = parse_phases(life)
+        self._life = Life(self.fleet, rate=life_rate, phases=phases, seed=seed) if life_rate else None
+        self.agent = SimulatedFleetAgent(line.agent_settings(), self.fleet, life=self._life, metrics=Metrics("agent"))
         self._stop = Stop()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fleet")
@@ -176,6 +192,14 @@ class FleetInTest:
         self.agent.close()
         assert not self._thread.is_alive()
         assert self._failure is None
+
+    def until_stable(self, seconds: float) -> None:
+        """Return once the last phase of life is over and everything that happened is in the log."""
+        deadline = time.monotonic() + seconds
+        while not self.agent.call(lambda: self._life is None or self._life.stable):
+            assert time.monotonic() < deadline, f"still life after {seconds} s"
+            time.sleep(0.1)
+        self.agent.settle(quiet=True)
 
     def do(self, script: Script, *, gap_seconds: float | None = None) -> None:
         """Play a script, step by step."""

@@ -7,7 +7,9 @@ import pytest
 
 from infra.agreement.compare import CurrentRow, HistoryRow, Truth, compare_tables, compare_truth, shorten
 from infra.agreement.fold import Fold
-from schemas.change import Availability, Cause, Evidence
+from schemas.change import Availability, Cause, Evidence, FacetChange
+from schemas.facets.normal import fingerprint
+from schemas.facets.run import Run
 from schemas.status import Believed, Status
 from schemas.vm_change import VmChange
 
@@ -39,6 +41,14 @@ def change(version: int, *, incarnation: int = 5, previous: int | None = None, s
     )
 
 
+RUN = Run(status=Status.UP)
+
+
+def true(**other: object) -> dict[str, Truth]:
+    facts: dict[str, object] = {"status": "up", "availability": "known", "host_id": HOST, "exit": None, "facets": {}}
+    return {VM: Truth(**{**facts, **other})}  # type: ignore[arg-type]
+
+
 def folded(*changes: VmChange) -> Fold:
     fold = Fold()
     for one in changes:
@@ -59,9 +69,9 @@ def rows_of(fold: Fold) -> tuple[dict[str, CurrentRow], list[HistoryRow]]:
         for vm_id, vm in fold.vms.items()
     }
     history = []
-    for identity in fold.distinct:
+    for identity, digest in fold.distinct.items():
         vm_id, incarnation, version = identity.rsplit(":", 2)
-        history.append(HistoryRow(vm_id=vm_id, incarnation=int(incarnation), version=int(version), digest=0))
+        history.append(HistoryRow(vm_id=vm_id, incarnation=int(incarnation), version=int(version), digest=digest))
     return current, history
 
 
@@ -104,17 +114,41 @@ def test_every_difference_of_a_row_is_found() -> None:
     assert compare_tables(fold, {}, history) != []
     assert compare_tables(fold, {**current, HOST: current[VM]}, history) != []
     assert compare_tables(fold, current, history[:1]) != []
+    assert compare_tables(fold, current, [history[0], replace(history[1], digest=7)]) != []
     assert compare_tables(fold, current, [*history, history[0]]) != []
 
 
 def test_the_truth_is_compared_both_ways() -> None:
     fold = folded(change(1))
-    assert compare_truth(fold, {VM: Truth(status="up", host_id=HOST)}, {HOST}) == []
-    assert compare_truth(fold, {VM: Truth(status="paused", host_id=HOST)}, {HOST}) != []
-    assert compare_truth(fold, {VM: Truth(status="up", host_id=VM)}, {HOST}) != []
+    assert compare_truth(fold, true(), {HOST}) == []
     assert compare_truth(fold, {}, {HOST}) != []
     assert compare_truth(fold, {}, {VM}) == []
-    assert compare_truth(folded(), {VM: Truth(status="up", host_id=HOST)}, {HOST}) != []
+    assert compare_truth(folded(), true(), {HOST}) != []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": "paused"},
+        {"availability": "unknown"},
+        {"host_id": VM},
+        {"exit": ("normal", "guest_shutdown")},
+        {"facets": {"run": "00" * 16}},
+        {"facets": {"guest": fingerprint(RUN).hex()}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_every_untrue_statement_is_found(wrong: dict[str, object]) -> None:
+    published = FacetChange(before=None, after=msgspec.Raw(msgspec.msgpack.encode(RUN)), changed=["status"])
+    fold = folded(msgspec.structs.replace(change(1), facets={"run": published}))
+    assert compare_truth(fold, true(facets={"run": fingerprint(RUN).hex()}), {HOST}) == []
+    assert len(compare_truth(fold, true(**wrong), {HOST})) == 1
+
+
+def test_an_older_version_published_again_with_other_content_is_found() -> None:
+    fold = folded(change(1), change(2), msgspec.structs.replace(change(1), state_digest=8))
+    assert len(fold.problems) == 1
+    assert "different content" in fold.problems[0]
 
 
 def test_a_long_list_is_cut_with_its_count() -> None:
