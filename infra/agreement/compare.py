@@ -11,6 +11,7 @@ from infra.agreement.fold import Fold, Folded
 from producers.simulator.truth import VmTruth
 from schemas.facets import VM_FACETS, Facet
 from schemas.facets.normal import fingerprint
+from schemas.status import Status
 
 SHOWN = 20
 """How many disagreements of a kind are spelled out; the rest is counted."""
@@ -118,7 +119,8 @@ def _untrue(true: Truth, folded: Folded) -> Iterator[str]:
         yield f"is {true.availability}, published as {folded.availability}"
     if true.host_id is not None and folded.host_id != true.host_id:
         yield f"runs on {true.host_id}, published on {folded.host_id}"
-    if folded.exit != true.exit:
+    # What is removed keeps how its last run ended, which the fleet has forgotten with it.
+    if folded.exit != true.exit and true.status != Status.REMOVED:
         yield f"ended {true.exit}, published as {folded.exit}"
     published = {name: fingerprint_of(name, data).hex() for name, data in folded.facets.items() if name in true.facets}
     for name, wanted in true.facets.items():

@@ -17,11 +17,8 @@ from infra.runtime.topics import ALL_TOPICS, TopicSet
 from schemas.catalogue import decode_any
 from schemas.codec import SCHEMA_HEADER, RecordError
 
-app = typer.Typer(add_completion=False)
 
-
-@app.callback(invoke_without_command=True)
-def tail(
+def command(
     topic: Annotated[str, typer.Argument(help="Topic without prefix, such as vm.changes.")],
     key: Annotated[
         str | None, typer.Option("--key", help="Only records whose key begins with this (a VM's id).")

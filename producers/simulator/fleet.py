@@ -267,6 +267,16 @@ class Fleet:
         self.touch(vm.index, host)
         return vm.index
 
+    def define_again(self, vm: int) -> None:
+        """A removed VM is defined where it was last, under the same id; it never ran in this life."""
+        record = self.vms[vm]
+        record.removed = False
+        self._forget_run(record)
+        place = self.hosts[record.owner]
+        place.runs[vm] = Run(status=Status.DOWN, reason="unknown", since=self.now.wall_ns)
+        place.left.pop(vm, None)
+        self.touch(vm, record.owner)
+
     def crash_host(self, host: int) -> None:
         """Power is gone: no farewell, no process survives."""
         place = self.hosts[host]

@@ -240,13 +240,7 @@ def undefine(vm: int) -> Script:
 
 def define_again(vm: int) -> Script:
     """A removed VM is defined once more under the same id."""
-
-    def defined(fleet: Fleet) -> None:
-        record = fleet.vms[vm]
-        record.removed, record.exit = False, None
-        fleet.end(vm, record.owner, Status.DOWN, "unknown", ExitStatus.UNKNOWN, ExitReason.UNKNOWN)
-
-    return Script(name="define_again", vms=(vm,), steps=(step("defined", 0.0, defined),))
+    return Script(name="define_again", vms=(vm,), steps=(step("defined", 0.0, lambda fleet: fleet.define_again(vm)),))
 
 
 def crash_host(host: int) -> Script:

@@ -55,7 +55,7 @@ def first_offset(applied: int, bounds: InputBounds, *, where: str) -> int:
         raise TopicMismatch(
             f"the log ends at offset {bounds.end}, but everything below {first} was applied already",
             where=where,
-            advice="the topic was truncated or created anew: restore it, or use a new topic prefix and an empty database",
+            advice="the topic was truncated or created anew: restore it, or begin anew with another topic prefix",
         )
     return first
 
