@@ -18,6 +18,11 @@ from schemas.catalogue import decode_any
 from schemas.codec import SCHEMA_HEADER, RecordError
 
 
+BOOKKEEPING = "#"
+"""Keys of a stage's own rows and of ticks, which are nobody else's business."""
+DEAD_LETTER_MARK = "dlq.reason"
+
+
 def command(
     topic: Annotated[str, typer.Argument(help="Topic without prefix, such as vm.changes.")],
     key: Annotated[
@@ -36,7 +41,7 @@ def command(
     """Show a topic's records, decoded, newest last; Ctrl-C ends.
 
     Reads without a consumer group: it commits nothing and disturbs nobody. A record that can not be decoded is
-    shown with the reason and skipped.
+    shown with the reason and skipped; ticks and a stage's own rows (keys that begin with #) are left out.
     """
     settings = reader_settings(stack, bootstrap=bootstrap, file=config)
     if topic not in ALL_TOPICS:
@@ -91,12 +96,20 @@ def _show(message: confluent_kafka.Message, key: str | None, json: bool) -> None
     text_key = (message.key() or b"").decode("utf-8", "replace")
     if key is not None and not text_key.startswith(key):
         return
+    if text_key.startswith(BOOKKEEPING):
+        return
     value = message.value()
     place = f"{message.partition()}@{message.offset()}"
+    headers = dict(message.headers() or [])
     if value is None:
         print(f"{place:>12} {text_key} deleted")
         return
-    header = dict(message.headers() or []).get(SCHEMA_HEADER)
+    if DEAD_LETTER_MARK in headers:
+        # Its bytes are whatever somebody wrote; the headers say why they are here.
+        facts = {name: (text or b"").decode("utf-8", "replace") for name, text in headers.items()}
+        print(f"{place:>12} {text_key} {facts}")
+        return
+    header = headers.get(SCHEMA_HEADER)
     try:
         record = decode_any(value, header)
     except RecordError as problem:

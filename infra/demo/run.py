@@ -1,6 +1,6 @@
 """The demonstration from start to verdict.
 
-    busy ──► settle ──► stable, measured ──► busy ──► settle ──► compare fleet, topics and tables
+    first snapshots ──► busy ──► settle ──► stable, measured ──► busy ──► settle ──► compare fleet, topics and tables
 
 The simulated fleet says itself when it is quiet (its truth file); from then on nothing may be written at all.
 """
@@ -33,6 +33,8 @@ QUIET_SECONDS = 3.0
 SETTLE_LIMIT_SECONDS = 60.0
 IDLE_SECONDS = 10.0
 """Measured stretch without any event: two heartbeats of every agent."""
+ARRIVAL_SECONDS = 8.0
+"""For the first snapshots: a delay measured among thousands of VMs that all come at once says nothing of a change."""
 SLACK_SECONDS = 8.0
 """What a loaded machine may take longer to carry the last changes through the line."""
 LOOK_SECONDS = 0.25
@@ -61,6 +63,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long what lasts, in seconds."""
 
+    arrival: float
     first_busy: float
     stable: float
     last_busy: float
@@ -69,13 +72,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, seconds: float) -> Plan:
         """Divide the time that is to be shown; the stable part needs what PostgreSQL's counters need to settle."""
         stable = QUIET_SECONDS + STATISTICS_SETTLE_SECONDS + IDLE_SECONDS + SLACK_SECONDS
-        busy = max(10.0, seconds - stable)
-        return cls(first_busy=round(busy * 0.7, 1), stable=stable, last_busy=round(busy * 0.3, 1))
+        busy = max(10.0, seconds - stable - ARRIVAL_SECONDS)
+        return cls(
+            arrival=ARRIVAL_SECONDS, first_busy=round(busy * 0.7, 1), stable=stable, last_busy=round(busy * 0.3, 1)
+        )
 
     @property
     def life(self) -> str:
         """The same for the simulator's `--life`."""
-        return f"busy:{self.first_busy},stable:{self.stable},busy:{self.last_busy}"
+        return f"stable:{self.arrival},busy:{self.first_busy},stable:{self.stable},busy:{self.last_busy}"
 
 
 class Demonstration:
@@ -107,10 +112,11 @@ class Demonstration:
         self._watcher.start()
         try:
             self._line.wait_ready(START_SECONDS, lambda: self._look(screen, "starting", START_SECONDS))
-            since = time.time()
-            first = self._until_stable(screen, 1, "life", self._plan.first_busy)
-            self._measure_rest(screen, first)
-            last = self._until_stable(screen, 2, "more life", self._plan.last_busy)
+            arrival = self._until_stable(screen, 1, "first snapshots", self._plan.arrival)
+            since = (arrival.stable_until_ns or time.time_ns()) / 1e9
+            rest = self._until_stable(screen, 2, "life", self._plan.arrival + self._plan.first_busy)
+            self._measure_rest(screen, rest)
+            last = self._until_stable(screen, 3, "more life", self._plan.last_busy)
             self._until_quiet(screen)
             return self._judge(last, since)
         finally:
