@@ -17,7 +17,6 @@ from infra.runtime.topics import ALL_TOPICS, TopicSet
 from schemas.catalogue import decode_any
 from schemas.codec import SCHEMA_HEADER, RecordError
 
-
 BOOKKEEPING = "#"
 """Keys of a stage's own rows and of ticks, which are nobody else's business."""
 DEAD_LETTER_MARK = "dlq.reason"
