@@ -141,7 +141,7 @@ def test_p12_row_of_newer_rules_is_refused() -> None:
         applied=1, log=1, tick=1, tick_at=1, tick_owner=b"", restart_tick=0, resync_tokens=1, rules_version=2
     )
 
-    with pytest.raises(NewerMajorError, match=r"rules version 2, this worker knows 1; upgrade"):
+    with pytest.raises(NewerMajorError, match=r"rules version 2, this worker knows 1; run the newer version"):
         load([Row(PARTITION_KEY, encode(row), b"PartitionRow/1.0")])
 
 
