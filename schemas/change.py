@@ -90,14 +90,6 @@ class FacetChange(msgspec.Struct, frozen=True, kw_only=True):
         return bytes(self.after) == bytes(CLEARED)
 
 
-class DecodedFacetChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The same as a reader that needs the fields sees it."""
-
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-    changed: list[str]
-
-
 def change_id(subject: str, incarnation: int, version: int) -> str:
     """The identity of a change, the same everywhere."""
     return f"{subject}:{incarnation}:{version}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import msgspec
 import typer
@@ -21,6 +19,7 @@ from infra.demo.screen import Screen
 from infra.stack.layout import StackPaths
 from infra.stack.stack import Stack
 from infra.supervisor.line import LineOptions, parts_of, write_settings
+from infra.supervisor.lines import LineWriter
 from infra.supervisor.prepare import prepare
 from infra.supervisor.running import RunningLine
 
@@ -58,7 +57,7 @@ def command(
         log = cleanup.enter_context(log_path.open("w", encoding="utf-8"))
         parts = parts_of(write_settings(root / SETTINGS_FILE, endpoints, options), options)
         progress.report("line", f"starting {', '.join(part.name for part in parts)}; their words are in {log_path}")
-        line = cleanup.enter_context(RunningLine(parts, _into(log), states_file=root / PARTS_FILE))
+        line = cleanup.enter_context(RunningLine(parts, LineWriter(log), states_file=root / PARTS_FILE))
         demonstration = Demonstration(STACK, endpoints, options, line, truth_file, plan, stop.is_set)
         with Screen(console) as screen:
             summary = demonstration.run(screen)
@@ -72,23 +71,6 @@ def _options(hosts: int, vms: int, rate: float, plan: Plan, truth_file: Path) ->
         simulator=(*simulator, "--life", plan.life, "--truth-file", str(truth_file)),
         libvirt=() if libvirt_answers() else None,
     )
-
-
-def _into(log: TextIO) -> _Lines:
-    return _Lines(log)
-
-
-class _Lines:
-    """Writes the parts' lines into a file; called from several threads."""
-
-    def __init__(self, log: TextIO) -> None:
-        self._log = log
-        self._lock = threading.Lock()
-
-    def __call__(self, name: str, line: str) -> None:
-        with self._lock:
-            self._log.write(f"{name} | {line}{os.linesep}")
-            self._log.flush()
 
 
 def _tell(summary: Summary, path: Path, console: Console) -> None:

@@ -20,12 +20,12 @@ from infra.runtime.errors import ConfigError
 from infra.stack.layout import StackPaths
 from infra.stack.stack import Stack
 from infra.supervisor.line import LineOptions, parts_of, write_settings
+from infra.supervisor.lines import LineWriter
 from infra.supervisor.prepare import prepare
 from infra.supervisor.supervisor import Supervisor
 
 SETTINGS_FILE = "line.toml"
 LIBVIRT_SOCKETS = (Path("/run/libvirt/libvirt-sock-ro"), Path("/var/run/libvirt/libvirt-sock-ro"))
-_COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "white")
 
 
 def command(
@@ -66,7 +66,7 @@ def command(
         console.print(f"starting {', '.join(part.name for part in parts)}; Ctrl-C stops them in order")
         states_file = root / PARTS_FILE
         cleanup.callback(states_file.unlink, missing_ok=True)
-        lines = _prefixed(console, [part.name for part in parts])
+        lines = LineWriter(sys.stderr, aligned=[part.name for part in parts], painted=console.is_terminal)
         code = Supervisor(parts, lines, states_file=states_file).run(stop_on_signals())
     raise typer.Exit(code)
 
@@ -103,31 +103,6 @@ def _watch_libvirt(wanted: bool | None) -> bool:
             advice="start libvirtd, see docs/libvirt.md, or leave the flag out",
         )
     return wanted
-
-
-def _prefixed(console: Console, names: list[str]) -> _Printer:
-    return _Printer(console, {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)})
-
-
-class _Printer:
-    """Prints a part's line behind its name; called from several threads."""
-
-    def __init__(self, console: Console, colours: dict[str, str]) -> None:
-        self._colours = colours
-        self._width = max(map(len, [*colours, "supervisor"]))
-        self._paint = console.is_terminal
-        self._lock = threading.Lock()
-
-    def __call__(self, name: str, line: str) -> None:
-        label = name.ljust(self._width)
-        if self._paint:
-            number = {"cyan": 36, "green": 32, "magenta": 35, "blue": 34, "yellow": 33}.get(
-                self._colours.get(name, ""), 37
-            )
-            label = f"\x1b[{number}m{label}\x1b[0m"
-        with self._lock:
-            sys.stderr.write(f"{label} | {line}\n")
-            sys.stderr.flush()
 
 
 def _stop_servers(servers: Stack, console: Console) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from schemas.codec import RecordError, decode, guard
 from schemas.fingerprints import U64
-from schemas.ids import HostId, key_of, partition_of
+from schemas.ids import key_of, partition_of
 from schemas.report import MAX_VMS_PER_REPORT, Changes, HostReport, SnapshotPart, VmFacets
 from streams.runtime.stage import Input
 
@@ -40,16 +40,6 @@ def check_key(record: Input, report: HostReport, partitions: int) -> None:
     home = partition_of(key, partitions)
     if home != record.partition:
         raise RecordError(f"host {key.decode()} belongs to partition {home} of {partitions}")
-
-
-def host_id_of(record: Input) -> HostId | None:
-    """The host that the key names; None when it names none. Does not say that the value agrees."""
-    if record.key is None or len(record.key) != 36:
-        return None
-    try:
-        return HostId(bytes.fromhex(record.key.decode("ascii").replace("-", "")))
-    except ValueError:
-        return None
 
 
 def _check_envelope(report: HostReport) -> None:
