@@ -51,7 +51,7 @@ def postgres(
         check_sink(settings)
         print("the sink can run: Kafka, topics, PostgreSQL and schema are as it needs them")
         return
-    raise typer.Exit(run_sink(settings))
+    raise typer.Exit(run_sink(settings, os.environ))
 
 
 def sink_settings(

@@ -49,15 +49,15 @@ def where(settings: Database) -> str:
     return f"PostgreSQL at {host}{port}{database}"
 
 
-def connect(settings: Database, *, application_name: str) -> Connection:
-    """A connection in autocommit mode, so that transactions are begun where they are meant.
+def connect(settings: Database, *, application_name: str, kind: type[Connection] = psycopg.Connection) -> Connection:
+    """A connection of this kind in autocommit mode, so that transactions are begun where they are meant.
 
     Raises NeighbourUnreachable when nothing answers, LoginRefused when we are not let in, DatabaseRefused when the
     server is too old or refuses the role.
     """
     place = where(settings)
     try:
-        connection = psycopg.connect(_conninfo(settings, application_name), autocommit=True)
+        connection = kind.connect(_conninfo(settings, application_name), autocommit=True)
     except psycopg.OperationalError as error:
         if _was_let_speak(error):
             raise LoginRefused(

@@ -61,10 +61,10 @@ _log = get_logger(__name__)
 class PostgresSink:
     """One worker of the sink; several share the partitions through their consumer group."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
+    def __init__(self, settings: PostgresSettings, writer: Writer | None = None) -> None:
         self._settings = settings
         self._place = where(settings.database)
-        self._writer = Writer(settings.database)
+        self._writer = writer or Writer(settings.database)
         prefix = settings.kafka.topic_prefix
         self._gathering = Gathering(settings.batch, {prefix + VM_CHANGES: VmChange, prefix + HOST_CHANGES: HostChange})
         self._committer = Committer(self._writer, random=random.random)
