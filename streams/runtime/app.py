@@ -10,7 +10,7 @@ import mode
 from infra.runtime.kafka import faust_broker
 from streams.runtime.consumer import InputTransport
 from streams.runtime.ending import EndProcess
-from streams.runtime.intake import Intake, consume
+from streams.runtime.intake import Intake
 from streams.runtime.ownership import Ownership
 from streams.runtime.settings import REQUEST_TIMEOUT_SECONDS, StreamSettings
 from streams.runtime.stage import Stage
@@ -24,21 +24,30 @@ class StreamApp(faust.App):  # type: ignore[misc]
 
     ownership: Ownership
     intake: Intake
+    end_process: EndProcess
+    transport_kind: type[InputTransport]
 
     def _new_transport(self) -> InputTransport:
-        return InputTransport(self.conf.broker_consumer, self)
+        return self.transport_kind(self.conf.broker_consumer, self)
 
     def _create_directories(self) -> None:
         """Nothing is kept on disk."""
 
 
 def make_app(
-    settings: StreamSettings, stage: Stage, ownership: Ownership, intake: Intake, end: EndProcess
+    settings: StreamSettings,
+    stage: Stage,
+    ownership: Ownership,
+    intake: Intake,
+    end: EndProcess,
+    transport: type[InputTransport] = InputTransport,
 ) -> StreamApp:
     """The app, finalised and ready for a worker. ValueError when Faust would decode values itself."""
     app = StreamApp(settings.group, **app_settings(settings))
     app.ownership = ownership
     app.intake = intake
+    app.end_process = end
+    app.transport_kind = transport
     prefix = settings.kafka.topic_prefix
     app.tables.add(
         CoreTable(
@@ -53,12 +62,7 @@ def make_app(
         )
     )
     topic = app.topic(prefix + stage.inputs[0], key_type=bytes, value_type=bytes)
-
-    async def agent(stream: Any) -> None:
-        intake.backlog = stream.channel.queue.qsize
-        await consume(intake, stream, end)
-
-    app.agent(topic, name=stage.name, concurrency=1, supervisor_strategy=mode.CrashingSupervisor)(agent)
+    app.topics.add(topic)
     app.finalize()
     app.worker_init()
     app.worker_init_post_autodiscover()

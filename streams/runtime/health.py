@@ -64,7 +64,7 @@ class Figures:
             for topic, records in Counter(map(_topic_of, report.outputs)).items():
                 self._metrics.counter(names.SENT, topic=topic).inc(records)
         if report.urgent and report.acknowledged:
-            appended_at_seconds = report.acknowledged[0].event.message.timestamp
+            appended_at_seconds = report.acknowledged[0].record.timestamp / 1000
             self._age.observe(max(0.0, self._wall_clock() - appended_at_seconds))
 
     def loaded(self, loaded: Loaded, seconds: float) -> None:

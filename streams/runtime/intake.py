@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +11,7 @@ from infra.runtime.log import get_logger
 from schemas.codec import SCHEMA_HEADER, NewerMajorError
 from streams.runtime.continuity import Verdict, cross, judge
 from streams.runtime.lanes import Lane, Lanes
-from streams.runtime.outbox import Feed, Outbox
+from streams.runtime.outbox import Feed, InputRecord, Outbox
 from streams.runtime.sender import Clock
 from streams.runtime.stage import Input
 
@@ -22,12 +21,8 @@ LogStart = Callable[[int], Awaitable[int]]
 _log = get_logger(__name__)
 
 
-NO_STREAM_YET = 1 << 30
-"""More than any stream takes: before there is one, nothing may be put into it unseen."""
-
-
 class Intake:
-    """Called for every input event by the Faust agent; one event at a time per worker."""
+    """Called for every input by the consumer; one at a time per worker."""
 
     def __init__(
         self,
@@ -48,40 +43,37 @@ class Intake:
         self.repeats = 0
         self.gaps = 0
         self.strays = 0
-        """Events of partitions that are not ours (any more); the owner reads them."""
-        self.backlog: Callable[[], int] = lambda: NO_STREAM_YET
-        """Records that wait in the stream."""
+        """Inputs of partitions that are not ours (any more); the owner reads them."""
 
-    async def take(self, feed: Feed, event: Any) -> None:
-        """Apply one event, or acknowledge a repeat. Raises a FatalError when the process must not go on."""
+    async def take(self, feed: Feed, record: InputRecord) -> None:
+        """Apply one input, or acknowledge a repeat. Raises a FatalError when the process must not go on."""
         self.received += 1
-        message = event.message
-        lane = self._lanes.get(message.partition)
+        lane = self._lanes.get(record.partition)
         if lane is None:
             self.strays += 1
             return
-        verdict = judge(lane.next_offset, message.offset)
+        verdict = judge(lane.next_offset, record.offset)
         if verdict is Verdict.REPEAT:
             self.repeats += 1
             lane.moved_at = self._now()
-            self._outbox.put_repeat(feed, event)
-        elif verdict is Verdict.APPLY or await self._cross(lane, message.offset):
-            self._apply(lane, feed, event, message)
+            self._outbox.put_repeat(feed, record)
+        elif verdict is Verdict.APPLY or await self._cross(lane, record.offset):
+            self._apply(lane, feed, record)
         if self._outbox.full:
             await self._outbox.room()
 
-    def _apply(self, lane: Lane, feed: Feed, event: Any, message: Any) -> None:
-        core, offset = lane.core, message.offset
-        record = Input(
+    def _apply(self, lane: Lane, feed: Feed, record: InputRecord) -> None:
+        core, offset = lane.core, record.offset
+        given = Input(
             partition=lane.partition,
             offset=offset,
-            appended_at=round(message.timestamp * 1000) * 1_000_000,
-            key=message.key,
-            value=message.value or b"",
-            schema=_schema(message.headers),
+            appended_at=record.timestamp * 1_000_000,
+            key=record.key,
+            value=record.value or b"",
+            schema=_schema(record.headers),
         )
         try:
-            demand = core.apply(record)
+            demand = core.apply(given)
         except NewerMajorError as error:
             raise NewerVersion(
                 str(error), where=self._where(lane, offset), advice="upgrade this worker; nothing was committed"
@@ -94,12 +86,13 @@ class Intake:
         lane.next_offset = offset + 1
         lane.moved_at = self._now()
         self.applied += 1
-        self._outbox.put(lane.partition, core, feed, event, demand)
+        self._outbox.put(lane.partition, core, feed, record, demand)
 
     async def _cross(self, lane: Lane, offset: int) -> bool:
         """Step over inputs that fell off the log; False when the partition was taken from us meanwhile."""
         log_start = await self._log_start(lane.partition)
-        if self._lanes.get(lane.partition) is not lane:
+        if self._lanes.get(lane.partition) is not lane or self._outbox.hurried:
+            # A rebalance began meanwhile and may be answered already: nothing new may be begun.
             self.strays += 1
             return False
         gap = cross(lane.next_offset, offset, log_start, where=f"{self._input_topic}[{lane.partition}]")
@@ -117,18 +110,6 @@ class Intake:
 
     def _where(self, lane: Lane, offset: int) -> str:
         return f"{self._input_topic}[{lane.partition}]@{offset}"
-
-
-async def consume(intake: Intake, stream: Any, end: Callable[[BaseException], object]) -> None:
-    """The body of the Faust agent. An error ends the process here: Faust would acknowledge the event it failed on."""
-    feed = stream.noack()
-    try:
-        async for event in feed.events():
-            await intake.take(feed, event)
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:
-        end(error)
 
 
 def _schema(headers: Any) -> bytes | None:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from streams.runtime.ending import EndProcess, end_process
 from streams.runtime.sender import Clock, PartitionRow, Sender
@@ -35,11 +35,24 @@ ROOM_SHARE = 0.7
 """A full outbox takes inputs again below this share of its bound, so that it does not flutter."""
 
 
+class InputRecord(Protocol):
+    """An input as the consumer read it (aiokafka's `ConsumerRecord`)."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Log-append time, milliseconds."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
 class Feed(Protocol):
     """Where inputs came from and are acknowledged."""
 
-    def ack(self, event: Any, /) -> Awaitable[object]:
-        """Everything the input caused is durable."""
+    def ack(self, record: InputRecord, /) -> object:
+        """Everything that this input, and all before it in its partition, caused is durable."""
         ...
 
 
@@ -47,7 +60,7 @@ class Receipt(NamedTuple):
     """An input to acknowledge, and the room it takes."""
 
     feed: Feed
-    event: Any
+    record: InputRecord
     records: int
 
 
@@ -120,14 +133,14 @@ class Outbox:
         self.in_flight = 0
         """Records between applied and acknowledged, as demanded."""
 
-    def put(self, partition: int, core: PartitionCore, feed: Feed, event: Any, demand: Demand) -> None:
+    def put(self, partition: int, core: PartitionCore, feed: Feed, record: InputRecord, demand: Demand) -> None:
         """The core applied this input: send what it caused, then acknowledge it."""
         self._touched[partition] = core
-        self._add(Receipt(feed, event, demand.records + 1), urgent=demand.urgent)
+        self._add(Receipt(feed, record, demand.records + 1), urgent=demand.urgent)
 
-    def put_repeat(self, feed: Feed, event: Any) -> None:
+    def put_repeat(self, feed: Feed, record: InputRecord) -> None:
         """An input that was applied before: acknowledge it in its turn."""
-        self._add(Receipt(feed, event, 1), urgent=False)
+        self._add(Receipt(feed, record, 1), urgent=False)
 
     @property
     def full(self) -> bool:
@@ -142,6 +155,11 @@ class Outbox:
         """From now on nothing waits for company: the inputs in flight hold up a rebalance or a stop."""
         self._hurry = True
         self._wake.set()
+
+    @property
+    def hurried(self) -> bool:
+        """True between `hasten` and `relax`."""
+        return self._hurry
 
     def relax(self) -> None:
         """End of `hasten`."""
@@ -262,7 +280,7 @@ class Outbox:
             self._delivered.append(wave)
         acknowledged = [receipt for one in remembered for receipt in one.receipts]
         for receipt in acknowledged:
-            await receipt.feed.ack(receipt.event)
+            receipt.feed.ack(receipt.record)
             self.in_flight -= receipt.records
         urgent = any(one.urgent for one in remembered)
         self._on_cycle(CycleReport(wave.outputs, len(rows), acknowledged, urgent, seconds))

@@ -73,9 +73,9 @@ class Ownership:
         self._abandoned.set()
         self._outbox.hasten()
 
-    def hasten(self) -> None:
-        """Everything in flight has to go out: the consumer waits for it."""
-        self._outbox.hasten()
+    async def drain(self) -> None:
+        """Return when everything in flight is durable and acknowledged; a rebalance or a stop waits for it."""
+        await self._outbox.drain()
 
     async def assign(self, partitions: Set[int], generation: int) -> None:
         """A generation of the group gave us these partitions: forget what we may not keep."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from schemas.codec import NewerMajorError
+from streams.runtime.outbox import InputRecord
 from streams.runtime.sender import DeliveryFailed, PartitionRow
 from streams.runtime.stage import Batch, Counts, Demand, Input, Output, Row
 
@@ -67,22 +68,19 @@ class EchoCore:
         return []
 
 
-class FakeMessage:
-    """As much of Faust's message as is read."""
+class FakeRecord:
+    """As much of aiokafka's record as is read."""
 
-    def __init__(self, partition: int, offset: int, key: bytes | None = None, headers: Any = None) -> None:
+    def __init__(
+        self, partition: int, offset: int, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        self.topic = "in"
         self.partition = partition
         self.offset = offset
         self.key = key
         self.value: bytes | None = b"value"
         self.headers = headers
-        self.timestamp = 1_700_000_000.123
-
-
-class FakeEvent(NamedTuple):
-    """As much of Faust's event as is read."""
-
-    message: FakeMessage
+        self.timestamp = 1_700_000_000_123
 
 
 class JournalFeed:
@@ -91,8 +89,8 @@ class JournalFeed:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    async def ack(self, event: FakeEvent, /) -> object:
-        self._journal.steps.append(Step("ack", event.message.partition, event.message.offset))
+    def ack(self, record: InputRecord, /) -> object:
+        self._journal.steps.append(Step("ack", record.partition, record.offset))
         return True
 
 

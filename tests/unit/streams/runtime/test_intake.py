@@ -1,18 +1,17 @@
-"""Repeats, holes, gaps, strays and errors between Faust's events and the cores."""
+"""Repeats, holes, gaps, strays and errors between the consumer and the cores."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from infra.runtime.errors import FatalError, NewerVersion, OffsetHole
 from streams.runtime.continuity import InputBounds
-from streams.runtime.intake import Intake, consume
+from streams.runtime.intake import Intake
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox
-from tests.unit.streams.runtime.doubles import EchoCore, FakeEvent, FakeMessage, Journal, JournalFeed, JournalSender
+from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
 
 BOUNDS = InputBounds(start=0, end=0, committed=None)
 
@@ -33,8 +32,8 @@ class Bench:
         return self.log_start
 
     def take(self, offset: int, key: bytes | None = None, partition: int = 0) -> None:
-        message = FakeMessage(partition, offset, key, headers=(("schema", b"Work/1.0"),))
-        asyncio.run(self.intake.take(self.feed, FakeEvent(message)))
+        message = FakeRecord(partition, offset, key, headers=(("schema", b"Work/1.0"),))
+        asyncio.run(self.intake.take(self.feed, message))
 
 
 def test_the_next_offset_is_applied_with_time_and_schema() -> None:
@@ -92,6 +91,20 @@ def test_a_partition_taken_away_while_the_log_was_asked_is_left_alone() -> None:
     assert bench.core.gaps == []
 
 
+def test_nothing_is_begun_once_a_rebalance_waits_for_the_outbox() -> None:
+    bench = Bench(log_start=12)
+
+    async def rebalance_began(partition: int) -> int:
+        bench.outbox.hasten()
+        return 12
+
+    bench.intake = Intake(bench.lanes, bench.outbox, input_topic="in", log_start=rebalance_began)
+    bench.take(12)
+    assert bench.intake.strays == 1
+    assert bench.outbox.in_flight == 0
+    assert bench.lanes[0].next_offset == 10
+
+
 def test_a_newer_major_stops_with_its_place() -> None:
     with pytest.raises(NewerVersion, match=r"in\[0\]@10: Work/2\.0"):
         Bench().take(10, b"newer")
@@ -100,21 +113,3 @@ def test_a_newer_major_stops_with_its_place() -> None:
 def test_a_core_that_loses_count_is_stopped() -> None:
     with pytest.raises(FatalError, match="applied offset 9, it was given 10"):
         Bench().take(10, b"liar")
-
-
-def test_an_error_in_the_agent_ends_the_process_instead_of_being_acknowledged() -> None:
-    bench = Bench()
-    errors: list[BaseException] = []
-
-    class Stream:
-        def noack(self) -> Stream:
-            return self
-
-        async def events(self) -> AsyncIterator[FakeEvent]:
-            yield FakeEvent(FakeMessage(0, 10))
-            yield FakeEvent(FakeMessage(0, 99))
-            raise AssertionError("must not be read")
-
-    asyncio.run(consume(bench.intake, Stream(), errors.append))
-    assert [type(error) for error in errors] == [OffsetHole]
-    assert [record.offset for record in bench.core.inputs] == [10]

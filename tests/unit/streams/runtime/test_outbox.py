@@ -12,7 +12,7 @@ from infra.runtime.errors import SelfFenced
 from streams.runtime.outbox import CycleReport, Outbox
 from streams.runtime.sender import DeliveryFailed
 from streams.runtime.stage import Input
-from tests.unit.streams.runtime.doubles import EchoCore, FakeEvent, FakeMessage, Journal, JournalFeed, JournalSender
+from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
 
 CALM_SECONDS = 0.2
 
@@ -41,7 +41,7 @@ class Bench:
         core = self.cores[partition]
         offset = core.applied + 1
         record = Input(partition, offset, 0, key, b"", None)
-        event = FakeEvent(FakeMessage(partition, offset))
+        event = FakeRecord(partition, offset)
         self.outbox.put(partition, core, self.feed, event, core.apply(record))
 
     def _check_fence(self) -> None:
@@ -198,7 +198,7 @@ def test_a_repeat_is_acknowledged_in_its_turn() -> None:
 
     async def scenario() -> None:
         bench.put(0)
-        bench.outbox.put_repeat(bench.feed, FakeEvent(FakeMessage(1, 77)))
+        bench.outbox.put_repeat(bench.feed, FakeRecord(1, 77))
         bench.put(0)
         await bench.outbox.drain()
 

@@ -13,7 +13,7 @@ from streams.runtime.loading import Abandoned, Loaded
 from streams.runtime.outbox import Outbox
 from streams.runtime.ownership import Ownership
 from streams.runtime.stage import Input
-from tests.unit.streams.runtime.doubles import EchoCore, FakeEvent, FakeMessage, Journal, JournalFeed, JournalSender
+from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
 
 
 class FakeReader:
@@ -129,7 +129,7 @@ def test_what_was_in_flight_is_drained_before_the_log_is_read_and_memory_goes() 
         await bench.generation(1, {0})
         core = bench.ownership.lanes[0].core
         record = Input(0, 5, 0, b"quiet", b"", None)
-        event = FakeEvent(FakeMessage(0, 5))
+        event = FakeRecord(0, 5)
         bench.outbox.put(0, core, JournalFeed(bench.journal), event, core.apply(record))
         await bench.generation(2, {0})
         assert bench.outbox.in_flight == 0

@@ -19,7 +19,7 @@ from streams.runtime.sender import check_size
 from streams.runtime.settings import VmsStreamSettings
 from streams.runtime.stage import Output, PartitionLoader
 from streams.runtime.versions import TESTED, require_tested_versions
-from tests.unit.streams.runtime.doubles import FakeEvent, FakeMessage, Journal, JournalFeed
+from tests.unit.streams.runtime.doubles import FakeRecord, Journal, JournalFeed
 
 
 class FakeStage:
@@ -92,10 +92,10 @@ def test_rising_adds_only_what_is_new() -> None:
 
 def test_a_cycle_counts_what_was_sent_by_topic_and_how_old_it_was() -> None:
     metrics = Metrics("vms")
-    message = FakeMessage(0, 0)
-    figures = Figures(metrics, FakeStage(), wall_clock=lambda: message.timestamp + 0.2)
+    message = FakeRecord(0, 0)
+    figures = Figures(metrics, FakeStage(), wall_clock=lambda: message.timestamp / 1000 + 0.2)
     outputs = [Output("vm.changes", 0, None, b"", ()), Output("vm.changes", 1, None, b"", ())]
-    receipt = Receipt(JournalFeed(Journal()), FakeEvent(message), 1)
+    receipt = Receipt(JournalFeed(Journal()), message, 1)
     figures.cycle(CycleReport(outputs, 3, [receipt], urgent=True, seconds=0.004))
     text = metrics.render().decode()
     assert 'deltavisor_vms_sent_records_total{topic="vm.changes"} 2.0' in text
