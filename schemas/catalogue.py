@@ -2,6 +2,7 @@
 
 from schemas.codec import Record, RecordError, SchemaVersion, decode
 from schemas.host_change import HostChange, HostState
+from schemas.intent import Intent, IntentCopy
 from schemas.observation import ObservationBatch
 from schemas.report import HostReport
 from schemas.resync import ResyncRequest
@@ -16,6 +17,8 @@ RECORDS: dict[str, type[Record]] = {
         Tick,
         ObservationBatch,
         ResyncRequest,
+        Intent,
+        IntentCopy,
         VmChange,
         VmHead,
         VmFacet,

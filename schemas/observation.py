@@ -12,6 +12,10 @@ How to read it:
   `CONFIRMED`.
 - While a host conflict lasts the hosts stage sends neither inventory nor `absent` nor `NEW_BOOT` of that host. The
   report that carries `CONFLICT_ENDED` carries the inventory by which absence counts again.
+- Batches of one source form a chain: `since` of each is at or below `until` of what was heard before. One that begins
+  above it proves that a batch between was lost, or comes later.
+- Once an hour, for each heard host, the sums of its facets: the evidence is the tick, so they stand in the order of the
+  log like everything else, and a position above it that had an effect makes them void.
 """
 
 from enum import IntEnum
@@ -20,7 +24,7 @@ from typing import ClassVar
 import msgspec
 
 from schemas.codec import Record, SchemaVersion
-from schemas.ids import AgentEpoch, BootId, HostId, VmId
+from schemas.ids import AgentEpoch, BootId, HostId, RequestId, VmId
 from schemas.status import GoneReason
 
 
@@ -72,6 +76,15 @@ class VmObservation(msgspec.Struct, frozen=True, array_like=True):
     gone: GoneReason | None = None
 
 
+class FacetSum(msgspec.Struct, frozen=True, array_like=True):
+    """What the hosts stage has let through of one host to one vms partition, and so what the claims should hold."""
+
+    vms: int
+    """VMs on the host's list."""
+    digest: int
+    """Sum of the low 64 bits of the raw fingerprints of their facets, as they last travelled."""
+
+
 class ReportObservations(msgspec.Struct, frozen=True, array_like=True):
     """All that one input record of `host.reports` means for one vms partition.
 
@@ -95,13 +108,21 @@ class ReportObservations(msgspec.Struct, frozen=True, array_like=True):
     """This partition's share of a snapshot's complete inventory (may be empty)."""
     host: list[HostObservation] = []
     force: bool = False
-    """Part of a snapshot asked with force: repeats may repair."""
+    """Part of a snapshot asked with force: what is equal is looked at all the same."""
+    facet_sum: FacetSum | None = None
+    """With a tick as evidence, once an hour."""
+    answers: list[RequestId] = []
+    """With the inventory of a whole snapshot: the requests that it answers."""
+
+
+UNCHAINED = -2
+"""`since` of a batch that says nothing of what was before it (version 1.0)."""
 
 
 class ObservationBatch(Record, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """Clock reading and evidence of one hosts partition; `reports` may be empty (the clock alone)."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="ObservationBatch", major=1, minor=0)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="ObservationBatch", major=1, minor=1)
 
     source: int
     """Partition of host.reports."""
@@ -113,3 +134,7 @@ class ObservationBatch(Record, frozen=True, kw_only=True, array_like=True, forbi
     """Its log-append time, ns."""
     rules_version: int
     reports: list[ReportObservations] = []
+    since: int = UNCHAINED
+    """Everything up to this offset of host.reports that concerns this partition was sent before; -1: from the start."""
+    until: int = UNCHAINED
+    """Everything up to this offset was sent with this batch or before it."""

@@ -20,7 +20,8 @@ from schemas.ownership import fields_of
 
 CHANNELS: dict[str, tuple[str, ...]] = {
     "host.reports": ("HostReport", "Tick"),
-    "vm.observations": ("ObservationBatch",),
+    "vm.observations": ("ObservationBatch", "IntentCopy"),
+    "vm.intents": ("Intent",),
     "resync.requests": ("ResyncRequest",),
     "vm.changes": ("VmChange",),
     "vm.state": ("VmHead", "VmFacet"),

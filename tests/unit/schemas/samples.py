@@ -7,7 +7,9 @@ from schemas.codec import Record
 from schemas.facets.run import Run
 from schemas.host_change import HostChange, HostReachabilityState, HostState
 from schemas.ids import AgentEpoch, BootId, HostId, MachineId, RequestId, SnapshotId, VmId
+from schemas.intent import Intent, IntentCopy, Operation, signed
 from schemas.observation import (
+    FacetSum,
     HostEvent,
     HostObservation,
     ObservationBatch,
@@ -65,6 +67,15 @@ EXIT = Exit(status=ExitStatus.ERROR, reason=ExitReason.QEMU_DIED, message="kille
 FACETS = {"run": FacetChange(before={"status": "up"}, after=msgspec.Raw(RUN), changed=["pause_reason", "status"])}
 REACHABLE = HostReachabilityState(state=Reachability.SILENT, reason="nothing heard", since=AT, mass=True)
 
+INTENT = Intent(
+    vm_id=VM_TEXT,
+    intent_id="change-4711",
+    op=Operation.EDIT,
+    by="operator@example",
+    deadline_at=AT + 1_000_000_000,
+    fields={"notes": "kept"},
+)
+
 SAMPLES: dict[str, Record] = {
     "HostReport.changes": report(
         Changes(
@@ -110,8 +121,36 @@ SAMPLES: dict[str, Record] = {
                 inventory=[VM],
                 host=[HostObservation(event=HostEvent.SILENT, mass=True)],
                 force=True,
-            )
+                answers=[RequestId(bytes(range(96, 112)))],
+            ),
+            ReportObservations(
+                offset=78,
+                appended_at=AT,
+                observed_at=AT,
+                host_id=HOST,
+                boot_id=BOOT,
+                agent_epoch=EPOCH,
+                seq=9,
+                facet_sum=FacetSum(vms=1, digest=2**64 - 1),
+            ),
         ],
+        since=70,
+        until=78,
+    ),
+    "Intent": INTENT,
+    "IntentCopy": signed(
+        b"k" * 32,
+        "00000000-0000-0000-0000-000000000001",
+        2,
+        IntentCopy(
+            offset=5,
+            previous=3,
+            appended_at=AT,
+            key=VM_TEXT.encode(),
+            schema=b"Intent/1.0",
+            value=msgspec.msgpack.encode(INTENT),
+            mac=b"",
+        ),
     ),
     "ResyncRequest": ResyncRequest(
         request_id=RequestId(bytes(range(96, 112))), host_id=HOST, force=True, asker=Asker.VMS, reason="rejected facet"
