@@ -2,14 +2,18 @@
 
 Rows are ordered by (incarnation, version, applied), not by their place in the log: a dead owner may have written late.
 A torn batch leaves facet rows above their head; they are held back, the older value stands, and the inputs come again.
+
+Made for millions of rows: one is only put beside the others of its VM when it is read, and decoded when the log is at
+its end; until then nothing but what is there twice costs anything.
 """
 
-from collections.abc import Mapping
-from struct import Struct
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import cast
 
-from schemas.codec import NewerMajorError, Record, RecordError, SchemaVersion, decode, header_of
-from schemas.ids import HostId, VmId
+import msgspec
+
+from schemas.codec import NewerMajorError, RecordError, decode, header_of
+from schemas.ids import HostId, VmId, uuid_bytes
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import VmFacet, VmHead
 from streams.runtime.stage import PARTITION_KEY
@@ -30,35 +34,33 @@ from streams.vms.rows import (
 from streams.vms.state import Partition, Vm
 
 _HEAD_SCHEMA = header_of(VmHead)
-_ORDER = Struct(">QQQ")
-"""(incarnation, version, applied) as bytes that compare as the numbers do."""
-_FINGERPRINT_AT = _ORDER.size
-_FACET_AT = _ORDER.size + 16
+_FACET_SCHEMA = header_of(VmFacet)
+# Headers are looked at when a row is taken; from then on it is known what its bytes are.
+_read_head = msgspec.msgpack.Decoder(VmHead).decode
+_read_facet = msgspec.msgpack.Decoder(VmFacet).decode
+_VM_KEY = 36
+"""Characters of a VM's id, with which the keys of all its rows begin."""
+_FACET_KEY = _VM_KEY + 1
 
-_Stored = bytes
-"""A facet row as read: order, fingerprint, value in one object; a loading process holds millions of them."""
-
-
-class _StoredHead(NamedTuple):
-    """A head as read, not decoded before it is known which one counts."""
-
-    packed: bytes
-    """Order, then the row."""
-    schema: bytes | None
-
-    @property
-    def order(self) -> bytes:
-        return self.packed[:_FINGERPRINT_AT]
+_Order = tuple[int, int, int]
+"""(incarnation, version, applied)."""
+_Place = tuple[HostId, int]
+"""Whose facet, and which one, by slot."""
+_VmRows = list[bytes | _Place | None]
+"""The rows of one VM as read: its head or None, then place and row of each facet in turns, in the order of the log."""
+_SETTLE_ROWS = 64
+"""Facet rows of one VM after which those that no head can name any more are dropped."""
 
 
-class _Ordered(Record, frozen=True, kw_only=True):
-    """What orders the versions of a head; the rest is read when it is known which one counts."""
-
-    SCHEMA: ClassVar[SchemaVersion] = VmHead.SCHEMA
+class _Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    """What orders the versions of a row; the rest is read when it is known which one counts."""
 
     incarnation: int
     version: int
     applied: int = 0
+
+
+_read_order = msgspec.msgpack.Decoder(_Ordered).decode
 
 
 class VmsLoader:
@@ -67,53 +69,84 @@ class VmsLoader:
     def __init__(self, partition: int, partitions: int, topic_ids: Mapping[str, str]) -> None:
         self._state = Partition(partition, partitions)
         self._state.topic_id = topic_ids.get(VM_OBSERVATIONS, "")
-        self._heads: dict[bytes, _StoredHead] = {}
-        self._facets: dict[bytes, _Stored | tuple[_Stored, ...]] = {}
+        self._vms: dict[bytes, _VmRows] = {}
         self._hosts: dict[bytes, VmsHostRow] = {}
         self._partition: VmsPartitionRow | None = None
         self._ids: dict[str, bytes] = {}
         """Of hosts and boots: a million claims share a few thousand."""
+        self._places: dict[bytes, _Place | None] = {}
+        """By what follows the VM in a key; None for a facet that this version does not know."""
 
     def add(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         """Take one row; a deleted key is forgotten."""
-        if key.startswith(b"#"):
-            self._add_bookkeeping(key, value, schema)
-        elif b"/" in key:
+        if len(key) > _FACET_KEY and not key.startswith(b"#"):
             self._add_facet(key, value, schema)
+        elif key.startswith(b"#"):
+            self._add_bookkeeping(key, value, schema)
         else:
             self._add_head(key, value, schema)
 
     def _add_head(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
+        rows = self._vms.get(key)
         if value is None:
-            self._heads.pop(key, None)
+            if rows is not None:
+                rows[0] = None
             return
-        found = decode(_Ordered, value, schema)
-        order = _ORDER.pack(found.incarnation, found.version, found.applied)
-        known = self._heads.get(key)
-        if known is None or order >= known.order:
-            self._heads[key] = _StoredHead(order + value, _HEAD_SCHEMA if schema == _HEAD_SCHEMA else schema)
+        if schema != _HEAD_SCHEMA:
+            decode(VmHead, value, schema)
+        if rows is None:
+            self._vms[key] = [value]
+        elif rows[0] is None or self._order(key, value) >= self._order(key, cast(bytes, rows[0])):
+            rows[0] = value
 
     def _add_facet(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
-        if value is None:
-            self._facets.pop(_packed_key(key), None)
+        told = key[_FACET_KEY:]
+        try:
+            place = self._places[told]
+        except KeyError:
+            place = self._places[told] = _place_of(told)
+        if place is None:
             return
-        facet = decode(VmFacet, value, schema)
-        order = _ORDER.pack(facet.incarnation, facet.version, facet.applied)
-        place = _packed_key(key)
-        earlier = self._needed(place, key[:36])
-        stored = order + facet.fingerprint + facet.value
-        self._facets[place] = (*earlier, stored) if earlier else stored
+        rows = self._vms.get(key[:_VM_KEY])
+        if value is None:
+            if rows is not None:
+                rows[1:] = [one for pair in _facet_rows(rows) if pair[0] != place for one in pair]
+            return
+        if schema != _FACET_SCHEMA:
+            decode(VmFacet, value, schema)
+        if rows is None:
+            self._vms[key[:_VM_KEY]] = [None, place, value]
+            return
+        rows += place, value
+        if len(rows) % (2 * _SETTLE_ROWS) == 1:
+            self._settle(key, rows)
 
-    def _needed(self, place: bytes, head_key: bytes) -> tuple[_Stored, ...]:
-        """Earlier rows of this facet that a head may still name: the newest below the head, and all above it."""
-        known = _as_tuple(self._facets.get(place))
-        head = self._heads.get(head_key)
-        if not known or head is None:
-            return known
-        highest = head.order
-        below = max((one for one in known if one[:_FINGERPRINT_AT] <= highest), default=None)
-        held = tuple(one for one in known if one[:_FINGERPRINT_AT] > highest)
-        return held if below is None else (below, *held)
+    def _settle(self, key: bytes, rows: _VmRows) -> None:
+        """Keep the rows that a head may still name: of each facet the newest below this head, and all above it."""
+        if rows[0] is None:
+            return
+        highest = self._order(key, cast(bytes, rows[0]))
+        below: dict[_Place, _Order] = {}
+        kept: _VmRows = []
+        for place, row in reversed(list(_facet_rows(rows))):
+            order = self._order(key, row)
+            if order <= highest:
+                if place in below and order <= below[place]:
+                    continue
+                below[place] = order
+            kept += row, place
+        rows[1:] = reversed(kept)
+
+    def _order(self, key: bytes, row: bytes) -> _Order:
+        try:
+            found = _read_order(row)
+        except msgspec.DecodeError as problem:
+            raise self._damaged(key, problem) from problem
+        return found.incarnation, found.version, found.applied
+
+    def _damaged(self, key: bytes, problem: Exception) -> RecordError:
+        where = f"vm.state[{self._state.number}] {key.decode('ascii', 'replace')[:80]}"
+        return RecordError(f"{where}: {problem}; the table is damaged")
 
     def _add_bookkeeping(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         if key == PARTITION_KEY and value is not None:
@@ -140,15 +173,14 @@ class VmsLoader:
             if host.late:
                 state.late_hosts.add(host.id)
         lost: set[HostId] = set()
-        while self._heads:
-            _, stored = self._heads.popitem()
-            lost |= self._restore_vm(decode(VmHead, stored.packed[_FINGERPRINT_AT:], stored.schema), stored.order)
-        for place in map(_facet_place, self._facets):
-            if place is not None:
-                state.deletable_facets[place] = None
+        while self._vms:
+            key, rows = self._vms.popitem()
+            try:
+                lost |= self._restore_vm(key, rows)
+            except (msgspec.DecodeError, ValueError) as problem:
+                raise self._damaged(key, problem) from problem
         for host_id in sorted(lost):
             ask(state, host_id, "lost_facet", f"lost:{state.generation}:{state.applied}")
-        self._facets = {}
         return VmsCore(state)
 
     def _restore_partition(self) -> None:
@@ -168,19 +200,32 @@ class VmsLoader:
         state.applied = row.applied if same_log else -1
         state.floor = (row.generation << GENERATION_BITS) + row.applied
 
-    def _restore_vm(self, head: VmHead, order: bytes) -> set[HostId]:
+    def _restore_vm(self, key: bytes, rows: _VmRows) -> set[HostId]:
         """Put a VM into the tables; gives the hosts of whose claims a facet is missing."""
-        vm = vm_of_row(head, self._ids)
-        self._state.vms[vm.id] = vm
         lost = set()
-        for row in head.claims:
-            if self._restore_claim(vm, row, head.vm_id, order):
-                lost.add(vm.claims[-1].host)
-        for timer in vm.timers:
-            self._state.timers.push(vm.id, timer)
+        head_row = cast(bytes | None, rows[0])
+        # The newest row of each facet stands last, and is the one that is named but after a torn batch.
+        newest = dict(_facet_rows(rows))
+        if head_row is None:
+            vm_id = VmId(uuid_bytes(key.decode("ascii")))
+        else:
+            head = _read_head(head_row)
+            vm = vm_of_row(head, self._ids)
+            vm_id = vm.id
+            self._state.vms[vm_id] = vm
+            order = (head.incarnation, head.version, head.applied)
+            for row in head.claims:
+                if self._restore_claim(vm, row, order, rows, newest):
+                    lost.add(vm.claims[-1].host)
+            for timer in vm.timers:
+                self._state.timers.push(vm_id, timer)
+        for host_id, slot in newest:
+            # No head lists it: its row is deleted with the next batch.
+            self._state.deletable_facets[(vm_id, host_id, slot)] = None
         return lost
 
-    def _restore_claim(self, vm: Vm, row: ClaimRow, vm_text: str, order: bytes) -> bool:
+    def _restore_claim(self, vm: Vm, row: ClaimRow, order: _Order, rows: _VmRows, newest: dict[_Place, bytes]) -> bool:
+        """Add this claim to the VM and take its rows out of `newest`; True when one of its facets is missing."""
         claim = claim_of_row(row, self._ids)
         facets = list(NO_FACETS)
         missing = False
@@ -188,10 +233,14 @@ class VmsLoader:
             slot = SLOT_OF.get(name)
             if slot is None:
                 continue
-            value = self._value(f"{vm_text}/{row.host_id}/{name}".encode(), mark.normal, order)
-            missing = missing or (value is None and bool(mark.normal))
-            if value is not None or not mark.normal:
-                facets[slot] = pack_stored(mark.raw, mark.normal, rejected=mark.rejected, value=value or b"")
+            normal, value = mark.normal, b""
+            if normal:
+                found = _value(rows, newest, (claim.host, slot), normal, order)
+                if found is None:
+                    missing = True
+                    continue
+                value = found
+            facets[slot] = pack_stored(mark.raw, normal, rejected=mark.rejected, value=value)
         claim.facets = tuple(facets)
         vm.claims.append(claim)
         host = self._state.hosts.get(claim.host)
@@ -199,37 +248,40 @@ class VmsLoader:
             host.claims.add(vm.id)
         return missing
 
-    def _value(self, key: bytes, normal: bytes, order: bytes) -> bytes | None:
-        """The stored value that this head lists: not above it, and with the fingerprint it names."""
-        if not normal:
-            return None
-        stored = _as_tuple(self._facets.pop(_packed_key(key), None))
-        return next(
-            (
-                one[_FACET_AT:]
-                for one in reversed(stored)
-                if one[:_FINGERPRINT_AT] <= order and one[_FINGERPRINT_AT:_FACET_AT] == normal
-            ),
-            None,
-        )
 
-
-def _as_tuple(stored: _Stored | tuple[_Stored, ...] | None) -> tuple[_Stored, ...]:
-    if stored is None:
-        return ()
-    return (stored,) if isinstance(stored, bytes) else stored
-
-
-def _packed_key(key: bytes) -> bytes:
-    """33 bytes for `<vm_id>/<host_id>/<facet>`; a facet that this version does not know keeps its name."""
-    ids = bytes.fromhex(key[:73].replace(b"-", b"").replace(b"/", b"").decode("ascii"))
-    name = key[74:].decode("ascii")
+def _place_of(told: bytes) -> _Place | None:
+    """Host and slot of `<host_id>/<facet>`; None for a facet that this version does not know."""
+    host, _, name = told.decode("ascii", "replace").partition("/")
     slot = SLOT_OF.get(name)
-    return ids + (name.encode() if slot is None else bytes((slot,)))
+    try:
+        return None if slot is None else (HostId(uuid_bytes(host)), slot)
+    except ValueError as problem:
+        raise RecordError(f"vm.state: a key ends in {host[:80]!r}/{name}, which names no host: {problem}") from problem
 
 
-def _facet_place(packed: bytes) -> tuple[VmId, HostId, int] | None:
-    """The facet of a packed key that no head lists: its row is deleted with the next batch."""
-    if len(packed) != 33:
+def _facet_rows(rows: _VmRows) -> Iterator[tuple[_Place, bytes]]:
+    """Place and row of each facet row, in the order of the log."""
+    pairs = iter(rows)
+    next(pairs)
+    return cast(Iterator[tuple[_Place, bytes]], zip(pairs, pairs, strict=True))
+
+
+def _value(rows: _VmRows, newest: dict[_Place, bytes], place: _Place, normal: bytes, order: _Order) -> bytes | None:
+    """The value that a head of this order lists: of a row that is not above it, and has the fingerprint it names."""
+    row = newest.pop(place, None)
+    if row is None:
         return None
-    return VmId(packed[:16]), HostId(packed[16:32]), packed[32]
+    facet = _read_facet(row)
+    if facet.fingerprint == normal and (facet.incarnation, facet.version, facet.applied) <= order:
+        return facet.value
+    return _older_value(rows, place, normal, order)
+
+
+def _older_value(rows: _VmRows, place: _Place, normal: bytes, order: _Order) -> bytes | None:
+    """The value of the last row of this place that is not above this order and has this fingerprint."""
+    for one, row in reversed(list(_facet_rows(rows))):
+        if one == place:
+            facet = _read_facet(row)
+            if facet.fingerprint == normal and (facet.incarnation, facet.version, facet.applied) <= order:
+                return facet.value
+    return None

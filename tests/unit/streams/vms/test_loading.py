@@ -176,3 +176,56 @@ def test_the_stage_names_its_topics_and_metrics(scene: Scene) -> None:
     assert (scene.stage.inputs, scene.stage.table_topic) == (("vm.observations",), "vm.state")
     assert {out.topic for out in scene.outputs} <= set(scene.stage.outputs)
     assert {counts.metric for counts in scene.counts} <= set(scene.stage.metric_names())
+
+
+def busy(scene: Scene, changes: int) -> None:
+    """A VM that is paused and goes on, again and again."""
+    for number in range(changes):
+        scene.see("S", "paused" if number % 2 else "up", pause="user" if number % 2 else None)
+
+
+def test_a_vm_with_many_rows_in_the_log_holds_only_what_a_head_may_name(scene: Scene) -> None:
+    busy(scene, 300)
+    loader = scene.stage.loader(0)
+    for row in rows(scene):
+        loader.add(*row)
+    held = loader._vms[HEAD_KEY]
+    assert len(held) < 2 * 64 + 20
+    assert heads_of(loader.finish().state, applied=0) == heads_of(scene.core.state, applied=0)
+
+
+def test_late_rows_among_many_do_not_win(scene: Scene) -> None:
+    busy(scene, 200)
+    late = [row for batch in scene.batches[:-1] for row in batch.rows]
+    again = loaded(scene, [*rows(scene), *late])
+    assert heads_of(again.core.state, applied=0) == heads_of(scene.core.state, applied=0)
+    packed = again.core.state.vms[VM].claims[0].facets[SLOT_OF["run"]]
+    assert packed == scene.core.state.vms[VM].claims[0].facets[SLOT_OF["run"]]
+
+
+def test_a_deleted_facet_is_forgotten_among_the_rows_of_its_vm(scene: Scene) -> None:
+    again = loaded(scene, [*rows(scene), Row(RUN_KEY, None, None)])
+    facets = again.core.state.vms[VM].claims[0].facets
+    assert facets[SLOT_OF["run"]] is None
+    assert facets[SLOT_OF["identity"]] is not None
+
+
+def test_a_facet_of_a_later_version_is_left_alone(scene: Scene) -> None:
+    newer = Row(RUN_KEY.replace(b"/run", b"/moods"), b"?", header_of(VmFacet))
+    again = loaded(scene, [*rows(scene), newer])
+    assert not again.core.state.deletable_facets
+    assert heads_of(again.core.state, applied=0) == heads_of(scene.core.state, applied=0)
+
+
+def test_a_key_that_names_no_host_is_refused() -> None:
+    loader = VmsLoader(0, 2, TOPIC_IDS)
+    with pytest.raises(RecordError, match="names no host"):
+        loader.add(HEAD_KEY + b"/nobody/run", b"", header_of(VmFacet))
+
+
+def test_a_damaged_row_is_named(scene: Scene) -> None:
+    loader = scene.stage.loader(0)
+    for row in [*rows(scene), Row(RUN_KEY, b"\xc1", header_of(VmFacet))]:
+        loader.add(*row)
+    with pytest.raises(RecordError, match=rf"vm.state\[0\] {uuid_text(VM)}.*the table is damaged"):
+        loader.finish()
