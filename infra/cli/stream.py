@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.runtime.errors import ExitCode
+from infra.runtime.failpoints import armed_in
 from infra.runtime.lifecycle import run_service
 from infra.runtime.log import configure_logging
 from streams.runtime.settings import HostsStreamSettings, StreamSettings, VmsStreamSettings
@@ -84,9 +85,15 @@ def _flags(
 
 
 def _run(settings: StreamSettings, build: Any) -> None:
+    from streams.runtime.wiring import PLAIN
     from streams.runtime.worker import StreamService
 
     configure_logging(settings.log, component=settings.component, process=settings.instance)
-    code = run_service(StreamService(settings, build), settings=settings.lifecycle)
+    wiring = PLAIN
+    if (armed := armed_in(os.environ, settings.component)) is not None:
+        from streams.runtime.breaking import breaking
+
+        wiring = breaking(armed)
+    code = run_service(StreamService(settings, build, wiring), settings=settings.lifecycle)
     if code is not ExitCode.OK:
         raise typer.Exit(code)

@@ -28,15 +28,14 @@ from streams.runtime.ending import end_process
 from streams.runtime.ends import InputEnds
 from streams.runtime.guards import LOOP_LIMIT_SECONDS, Fence, Progress, Recovery, readiness
 from streams.runtime.health import Figures
-from streams.runtime.intake import Intake
 from streams.runtime.loading import TableReader
-from streams.runtime.outbox import Outbox
 from streams.runtime.ownership import Ownership
 from streams.runtime.sender import KafkaSender
 from streams.runtime.settings import HostsStreamSettings, StreamSettings
 from streams.runtime.stage import Stage, TickedStage
 from streams.runtime.ticks import Ticker, TickSender, TickSigner, new_owner
 from streams.runtime.versions import require_tested_versions
+from streams.runtime.wiring import PLAIN, Wiring
 
 PULSE_SECONDS = 1.0
 """One timer for everything that has to be looked at: fence, heartbeats, metrics."""
@@ -72,9 +71,10 @@ class FaustWorker(faust.Worker):  # type: ignore[misc]
 class StreamService:
     """One worker process of one stage."""
 
-    def __init__(self, settings: StreamSettings, build: BuildStage) -> None:
+    def __init__(self, settings: StreamSettings, build: BuildStage, wiring: Wiring = PLAIN) -> None:
         self._settings = settings
         self._build = build
+        self._wiring = wiring
         self._metrics = Metrics(settings.component)
         self._watchdog = Watchdog()
         self._line: Line | None = None
@@ -105,7 +105,7 @@ class StreamService:
             raise RuntimeError("run before setup")
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
-        line = self._line = Line(self._settings, self._stage, self._topics, self._metrics, loop)
+        line = self._line = Line(self._settings, self._stage, self._topics, self._metrics, loop, self._wiring)
         line.watch(self._watchdog)
         self._watchdog.start()
         stop.on_set(partial(loop.call_soon_threadsafe, line.worker.ask_to_stop))
@@ -134,6 +134,7 @@ class Line:
         topics: Mapping[str, FoundTopic],
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
+        wiring: Wiring = PLAIN,
     ) -> None:
         self._settings = settings
         input_topic = settings.kafka.topic_prefix + stage.inputs[0]
@@ -145,26 +146,26 @@ class Line:
             limits_bytes=selftest.limits_bytes(topics),
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
         )
-        self.outbox = Outbox(
-            sender,
+        self.outbox = wiring.outbox(
+            wiring.sender(sender),
             max_in_flight=settings.max_in_flight,
             check_fence=self._fence.check,
             on_cycle=self._figures.cycle,
         )
         reader = TableReader(settings.kafka, stage, group=settings.group)
         self.ownership = Ownership(
-            reader,
+            wiring.reader(reader),
             self.outbox,
             input_topic=input_topic,
             on_ready=self._settled,
             on_loaded=self._figures.loaded,
         )
         lanes = self.ownership.lanes
-        self._intake = Intake(lanes, self.outbox, input_topic=input_topic, log_start=self._log_start(reader))
+        self._intake = wiring.intake(lanes, self.outbox, input_topic=input_topic, log_start=self._log_start(reader))
         self._progress = Progress(lanes, deadline_seconds=settings.progress_deadline_seconds)
         self._ends = InputEnds(settings.kafka, input_topic, lanes, self._progress.ends_are)
         self._ticker = self._make_ticker(stage, topics, input_topic)
-        self.app: StreamApp = make_app(settings, stage, self.ownership, self._intake, end_process)
+        self.app: StreamApp = make_app(settings, stage, self.ownership, self._intake, end_process, wiring.transport)
         self.worker = FaustWorker(self.app, loop)
         self._heartbeat: Heartbeat | None = None
 
