@@ -100,7 +100,7 @@ class Timer(msgspec.Struct, frozen=True, array_like=True):
 class VmHead(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Everything about a VM but its facets' bytes; the newest version of each VM stays in the compacted topic."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmHead", major=1, minor=0)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmHead", major=1, minor=1)
     PUBLIC: ClassVar[bool] = True
 
     vm_id: str
@@ -131,6 +131,8 @@ class VmHead(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Place in vm.observations at which the owner began to migrate it away; 0 when it did not."""
     owned_seen: int = 0
     """Place in vm.observations of the last change of owner."""
+    quarantined: bool = False
+    """Evidence about it could not be applied and is in dead.letters; ends with the owner's next complete word."""
 
 
 class VmFacet(Record, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ def doubts_of(state: Partition, vm: Vm) -> tuple[Doubt, ...]:
         doubts = state.doubts_of_host(claim.host)
     if vm.pending is not None:
         doubts |= {_OF_PENDING[vm.pending.kind]}
+    if vm.quarantined:
+        doubts |= {Doubt.QUARANTINED}
     for other in vm.claims:
         if other.conflict:
             doubts |= {Doubt.CONFLICT}

@@ -16,7 +16,7 @@ from schemas.codec import NewerMajorError, RecordError, decode, header_of
 from schemas.ids import HostId, VmId, uuid_bytes
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import VmFacet, VmHead
-from streams.runtime.stage import PARTITION_KEY
+from streams.runtime.stage import PARTITION_KEY, Kept
 from streams.vms.core import VmsCore
 from streams.vms.facets import NO_FACETS, SLOT_OF, pack_stored
 from streams.vms.letters import VM_OBSERVATIONS, ask
@@ -66,7 +66,11 @@ _read_order = msgspec.msgpack.Decoder(_Ordered).decode
 class VmsLoader:
     """Takes rows in log order, then builds the core."""
 
-    def __init__(self, partition: int, partitions: int, topic_ids: Mapping[str, str]) -> None:
+    def __init__(
+        self, partition: int, partitions: int, topic_ids: Mapping[str, str], *, another_log: bool = False
+    ) -> None:
+        """`another_log`: take vm.observations for another log than the table's, whatever its id."""
+        self._another_log = another_log
         self._state = Partition(partition, partitions)
         self._state.topic_id = topic_ids.get(VM_OBSERVATIONS, "")
         self._vms: dict[bytes, _VmRows] = {}
@@ -76,6 +80,16 @@ class VmsLoader:
         """Of hosts and boots: a million claims share a few thousand."""
         self._places: dict[bytes, _Place | None] = {}
         """By what follows the VM in a key; None for a facet that this version does not know."""
+
+    @property
+    def kept(self) -> Kept | None:
+        """See GuardedLoader."""
+        row = self._partition
+        return None if row is None else Kept(foreign=self._is_foreign(row), table_start=row.table_start)
+
+    def _is_foreign(self, row: VmsPartitionRow) -> bool:
+        topic_id = self._state.topic_id
+        return self._another_log or (bool(topic_id) and row.topic_id not in ("", topic_id))
 
     def add(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         """Take one row; a deleted key is forgotten."""
@@ -195,7 +209,8 @@ class VmsLoader:
             restore_clock(state.clock, row)
         except ValueError as problem:
             raise RecordError(f"vm.state[{state.number}]: {problem}") from problem
-        same_log = not state.topic_id or row.topic_id in ("", state.topic_id)
+        same_log = not self._is_foreign(row)
+        state.table_start = row.table_start
         state.generation = row.generation if same_log else row.generation + 1
         state.applied = row.applied if same_log else -1
         state.floor = (row.generation << GENERATION_BITS) + row.applied
@@ -213,6 +228,8 @@ class VmsLoader:
             vm = vm_of_row(head, self._ids)
             vm_id = vm.id
             self._state.vms[vm_id] = vm
+            if vm.quarantined:
+                self._state.suspects.add(vm_id)
             order = (head.incarnation, head.version, head.applied)
             for row in head.claims:
                 if self._restore_claim(vm, row, order, rows, newest):

@@ -49,7 +49,7 @@ class SourceRow(msgspec.Struct, frozen=True, array_like=True):
 class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far a partition of the stage is."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsPartitionRow", major=1, minor=0)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsPartitionRow", major=1, minor=1)
 
     applied: int
     """Offset in vm.observations."""
@@ -62,6 +62,8 @@ class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=T
     newest_at: int
     pulse: int
     sources: list[SourceRow]
+    table_start: int = 0
+    """Where the log of vm.state may begin; a later beginning means that rows were cut off."""
 
 
 class VmsHostRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,6 +198,7 @@ def _head(vm: Vm, text: str, texts: _Texts, prints: dict[str, bytes] | None) -> 
         gone=vm.gone,
         out_seen=vm.out_seen,
         owned_seen=vm.owned_seen,
+        quarantined=vm.quarantined,
     )
 
 
@@ -274,6 +277,7 @@ def vm_of_row(row: VmHead, ids: dict[str, bytes]) -> Vm:
     vm.gone = row.gone
     vm.out_seen = row.out_seen
     vm.owned_seen = row.owned_seen
+    vm.quarantined = row.quarantined
     return vm
 
 
@@ -326,6 +330,7 @@ def partition_row(state: Partition) -> VmsPartitionRow:
         sources=[
             SourceRow(one.log, one.tick, one.tick_at, one.base, one.ahead, one.standing.value) for one in clock.sources
         ],
+        table_start=state.table_start,
     )
 
 

@@ -98,6 +98,7 @@ class Vm:
         "owned_seen",
         "owner",
         "pending",
+        "quarantined",
         "run_id",
         "shown",
         "since",
@@ -130,6 +131,7 @@ class Vm:
         self.gone: GoneReason | None = None
         self.out_seen = 0
         self.owned_seen = 0
+        self.quarantined = False
 
     @property
     def alive(self) -> bool:
@@ -203,12 +205,16 @@ class Partition:
         self.topic_id = ""
         """Of vm.observations, as it is now."""
         self.generation = 0
+        self.table_start = 0
+        """Where the log of vm.state may begin."""
         self.applied = -1
         self.floor = -1
         """Everything up to here is in the heads already, though the partition row does not say so (a torn batch)."""
         self.vms: dict[VmId, Vm] = {}
         self.hosts: dict[HostId, Host] = {}
         self.late_hosts: set[HostId] = set()
+        self.suspects: set[VmId] = set()
+        """VMs of which something could not be applied: what comes of them is applied with care (`poison`)."""
         self.clock = Clock(partitions)
         self.timers = TimerQueue()
         self.outputs: list[Output] = []

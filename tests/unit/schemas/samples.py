@@ -206,6 +206,7 @@ SAMPLES: dict[str, Record] = {
         facets={"run": FINGERPRINT},
         managed={"notes": "kept"},
         timers=[Timer(kind="powering_up", due_tick=69)],
+        quarantined=True,
     ),
     "VmFacet": VmFacet(incarnation=AT, version=4, applied=12, fingerprint=FINGERPRINT, value=RUN),
     "HostChange": HostChange(
