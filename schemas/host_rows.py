@@ -176,15 +176,16 @@ class VmRow(Record, frozen=True, kw_only=True, array_like=True):
     partition: int
     """Partition of the VM; murmur2 is too slow to compute it again."""
     marks: bytes
-    """16 bytes per facet in the order of MARKED_FACETS; zeros: not reported."""
+    """Of each facet as it last travelled on, 16 bytes in the order of MARKED_FACETS; zeros: never."""
     rejected: dict[str, bytes] = {}
-    """Fingerprints of facets that went to dead.letters; they count in the digest."""
+    """What counts in the agent's digest instead: fingerprints of facets that went to dead.letters; empty for one that
+    the agent no longer says, while the vms stage keeps it (rule A4)."""
 
 
 class PartitionRow(Record, frozen=True, kw_only=True, array_like=True):
     """The partition itself."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="PartitionRow", major=1, minor=0)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="PartitionRow", major=1, minor=1)
 
     applied: int
     log: int
@@ -195,6 +196,13 @@ class PartitionRow(Record, frozen=True, kw_only=True, array_like=True):
     """Silence is counted from here at the earliest (plus the extra of a restart)."""
     resync_tokens: int
     rules_version: int
+    topic_id: str = ""
+    """Of host.reports, whose generation is `log`; empty in rows of version 1.0."""
+    state_topic_id: str = ""
+    """Of host.state, when all hosts were last written to it."""
+    table_start: int = 0
+    """Where the log of the table may begin; a later beginning means that rows were cut off."""
+
 
 
 class AppliedOf(msgspec.Struct, frozen=True, array_like=True):

@@ -13,6 +13,9 @@ from streams.hosts.gate import Refused, gate
 from streams.hosts.state import NO_MARKS, VmMarks
 from streams.hosts.turn import Turn
 
+MAX_ANSWERS = 256
+"""Requests named by one snapshot; an honest agent names no more."""
+
 
 class BodyReader:
     """Applies bodies to hosts; knows how VMs are spread over the vms partitions."""
@@ -51,6 +54,8 @@ class BodyReader:
             admission.end_conflict(turn)
         if row.conflict is None:
             self._judge_inventory(turn, body.inventory)
+            if ended.whole:
+                turn.answers = body.answers[:MAX_ANSWERS]
         agreement.end_snapshot(row, ended, forced=body.force)
         turn.host.recompute()
         return ended, refused

@@ -26,6 +26,7 @@ from streams.hosts.gate import Refused
 from streams.hosts.policy import RULES_VERSION, HostsPolicy
 from streams.hosts.silence import SilenceWatch
 from streams.hosts.state import Host, shown
+from streams.hosts.sums import SumCalendar, can_be_summed, sums_of
 from streams.hosts.ticks import Refusal, Ticks, read_tick
 from streams.hosts.trust import check_key, read_report
 from streams.hosts.turn import Moment, Turn, starts_snapshot
@@ -42,8 +43,12 @@ class HostsConfig:
     tick_secret: bytes
     reports_topic_id: str
     """Covered by the signature of a tick."""
+    state_topic_id: str = ""
+    """Of host.state; when it is another than the hosts were last written to, all are written again."""
     log: int = 1
-    """Generation of the host.reports topic."""
+    """Generation of the host.reports topic where the table does not say it."""
+    another_log: frozenset[int] = frozenset()
+    """Partitions of host.reports to be taken for another log than their table's, whatever the topic's id."""
     policy: HostsPolicy = field(default_factory=HostsPolicy)
 
 
@@ -63,7 +68,11 @@ class HostsCore:
         self._bucket = agreement.TokenBucket(policy, policy.bucket_tokens if row is None else row.resync_tokens)
         self._watch = SilenceWatch(policy)
         self._bodies = BodyReader(config.partitions)
-        self._out = Outbound(config.topics, partition=partition, partitions=config.partitions, log=config.log)
+        self._calendar = SumCalendar(policy.sum_ticks, hosts)
+        applied = -1 if row is None or row.log < config.log else row.applied
+        self._out = Outbound(
+            config.topics, partition=partition, partitions=config.partitions, log=config.log, applied=applied
+        )
         self._tally = Tally()
         self._unsealed = False
         self.applied = -1 if row is None else row.applied
@@ -71,9 +80,13 @@ class HostsCore:
         for host in hosts.values():
             host.shown = shown(host.row)
             self._watch.watch(host, self._ticks.restart_tick)
+        self.table_start = 0 if row is None else row.table_start
+        """Where the table's log may begin."""
         if row is not None and row.log < config.log:
             self.applied = -1
             self.gap(0, 0)
+        if row is not None and row.state_topic_id not in ("", config.state_topic_id):
+            self._show_again()
 
     def apply(self, record: Input) -> Demand:
         """See PartitionCore. Raises NewerMajorError with the record's position; the state is then as before."""
@@ -96,11 +109,32 @@ class HostsCore:
             turn = Turn(host, Moment(offset, at, at, self._ticks.n, self._ticks.n, reported=False))
             host.row.confirmed = host.row.grounded = False
             host.row.snapshot = None
+            turn.lost = True
             turn.say(HostEvent.UNCONFIRMED)
             agreement.need(host.row, "gap", force=True)
             self._ask(turn)
             self._close(turn)
         self.applied = max(self.applied, offset)
+        self._unsealed = True
+
+    def take_in(self, host: Host, at: int) -> None:
+        """Take in a host that is known from elsewhere, when the table was lost: silent, its VMs in doubt, and asked.
+
+        Its row has the last incarnation known and version 0; `at` (ns) is when the rebuild was begun.
+        """
+        self.hosts[host.host_id] = host
+        self._calendar.add(host.host_id)
+        turn = Turn(host, Moment(self.applied, at, at, self._ticks.n, self._ticks.n, reported=False))
+        turn.say(HostEvent.REBUILDING)
+        agreement.need(host.row, "rebuilding", force=True)
+        self._ask(turn)
+        self._close(turn)
+        self._unsealed = True
+
+    def _show_again(self) -> None:
+        """host.state was created again: say of every host how it is."""
+        for host in self.hosts.values():
+            self._out.produce(self._config.topics.state, host.key, publish.state_of(host))
         self._unsealed = True
 
     def seal(self) -> Batch:
@@ -109,7 +143,7 @@ class HostsCore:
             return Batch([], [])
         self._unsealed = False
         ticks = self._ticks
-        outputs = self._out.seal(ticks.n, ticks.at, self._policy.forward_ticks)
+        outputs = self._out.seal(ticks.n, ticks.at, self._policy.forward_ticks, self.applied)
         dirty, self._dirty = self._dirty, {}
         row = PartitionRow(
             applied=self.applied,
@@ -120,6 +154,9 @@ class HostsCore:
             restart_tick=ticks.restart_tick,
             resync_tokens=self._bucket.tokens,
             rules_version=RULES_VERSION,
+            topic_id=self._config.reports_topic_id,
+            state_topic_id=self._config.state_topic_id,
+            table_start=self.table_start,
         )
         return Batch(outputs, rows.rows_of(dirty.values(), row))
 
@@ -147,7 +184,17 @@ class HostsCore:
         due = self._watch.due(ticks.n, ticks.restart_tick)
         if due:
             self._fall(due, record)
+        for host_id in self._calendar.due(ticks.n):
+            self._sum(self.hosts[host_id], record)
         return len(due)
+
+    def _sum(self, host: Host, record: Input) -> None:
+        """Say what the vms stage should hold of this host; changes nothing, so no row is written."""
+        if can_be_summed(host.row):
+            n = self._ticks.n
+            turn = Turn(host, Moment(record.offset, record.appended_at, record.appended_at, n, n, reported=False))
+            turn.sums = sums_of(host, self._config.partitions)
+            self._out.tell_sums(turn)
 
     def _fall(self, due: list[Host], record: Input) -> None:
         """Say of each due host that it is silent, or degraded. Who is silent is decided for all before it is said."""
@@ -201,6 +248,7 @@ class HostsCore:
             epoch_at=record.appended_at,
         )
         self.hosts[report.host_id] = host = Host(report.host_id, row)
+        self._calendar.add(report.host_id)
         return host
 
     def _admit(self, turn: Turn, report: HostReport) -> bool:

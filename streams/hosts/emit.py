@@ -43,7 +43,8 @@ Sized = tuple[ReportObservations, int]
 class Outbound:
     """Outputs of one partition since the last seal."""
 
-    def __init__(self, topics: HostsTopics, *, partition: int, partitions: int, log: int) -> None:
+    def __init__(self, topics: HostsTopics, *, partition: int, partitions: int, log: int, applied: int) -> None:
+        """`applied`: everything up to this offset was delivered by whoever wrote the table."""
         self.topics = topics
         self.count = 0
         """Outputs so far, observations counted as they were stated."""
@@ -55,6 +56,13 @@ class Outbound:
         self._reports: list[list[Sized]] = [[] for _ in range(partitions)]
         self._clocks: list[tuple[int, int]] = [(0, 0)] * partitions
         """(tick, tick_at) that each vms partition was told last; after a load they are told again."""
+        self._until = [applied] * partitions
+        """Offset up to which each vms partition was told everything."""
+
+    def tell_sums(self, turn: Turn) -> None:
+        """Take a host's sums, one for each vms partition; they ride with what else goes there."""
+        for target in range(len(self._reports)):
+            self._add(target, turn)
 
     def observe(self, turn: Turn) -> None:
         """Take what the turn says to the vms partitions; inventory and host events go to all of them."""
@@ -92,18 +100,15 @@ class Outbound:
         self._outputs.append(Output(self.topics.dead_letters, self._partition, record.key, value, tuple(headers)))
         self.count += 1
 
-    def seal(self, tick: int, tick_at: int, forward_ticks: int) -> list[Output]:
-        """Everything, encoded, and nothing kept."""
+    def seal(self, tick: int, tick_at: int, forward_ticks: int, applied: int) -> list[Output]:
+        """Everything up to the offset `applied`, encoded, and nothing kept."""
         outputs, self._outputs = self._outputs, []
-        alone: bytes | None = None
         for target, reports in enumerate(self._reports):
             if reports:
                 self._reports[target] = []
-                outputs.extend(self._messages(target, reports, tick, tick_at))
+                outputs.extend(self._messages(target, reports, tick, tick_at, applied))
             elif tick >= self._clocks[target][0] + forward_ticks:
-                if alone is None:
-                    alone = self._encoded([], tick, tick_at)
-                outputs.append(self._message(target, alone))
+                outputs.append(self._message(target, [], (tick, tick_at), applied))
             else:
                 continue
             self._clocks[target] = (tick, tick_at)
@@ -125,32 +130,33 @@ class Outbound:
             inventory,
             turn.events,
             turn.force,
+            None if turn.sums is None else turn.sums[target],
+            turn.answers,
         )
         size = _REPORT_BYTES + turn.sizes.get(target, 0) + _ID_BYTES * len(inventory or ())
         self._reports[target].append((report, size))
         self.count += 1
 
-    def _messages(self, target: int, reports: list[Sized], tick: int, tick_at: int) -> Iterator[Output]:
+    def _messages(self, target: int, reports: list[Sized], tick: int, tick_at: int, applied: int) -> Iterator[Output]:
         """All but the last carry the clock as it was: what comes behind them may be older than the newest tick."""
         *earlier, last = _filled(reports)
         for chunk in earlier:
-            yield self._message(target, self._encoded(chunk, *self._clocks[target]))
-        yield self._message(target, self._encoded(last, tick, tick_at))
+            yield self._message(target, chunk, self._clocks[target], chunk[-1].offset)
+        yield self._message(target, last, (tick, tick_at), applied)
 
-    def _encoded(self, reports: list[ReportObservations], tick: int, tick_at: int) -> bytes:
-        return encode(
-            ObservationBatch(
-                source=self._partition,
-                log=self._log,
-                tick=tick,
-                tick_at=tick_at,
-                rules_version=RULES_VERSION,
-                reports=reports,
-            )
+    def _message(self, target: int, reports: list[ReportObservations], clock: tuple[int, int], until: int) -> Output:
+        batch = ObservationBatch(
+            source=self._partition,
+            log=self._log,
+            tick=clock[0],
+            tick_at=clock[1],
+            rules_version=RULES_VERSION,
+            reports=reports,
+            since=self._until[target],
+            until=until,
         )
-
-    def _message(self, target: int, value: bytes) -> Output:
-        return Output(self.topics.observations, target, None, value, _BATCH_HEADERS)
+        self._until[target] = until
+        return Output(self.topics.observations, target, None, encode(batch), _BATCH_HEADERS)
 
 
 _BATCH_HEADERS = ((SCHEMA_HEADER, header_of(ObservationBatch)),)
@@ -178,7 +184,7 @@ def _pieces(report: ReportObservations, size: int) -> Iterator[Sized]:
     begin = filled = 0
     for at, size in enumerate(sizes):
         if at > begin and filled + size > budget:
-            yield msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[]), filled
+            yield msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[], answers=[]), filled
             begin, filled = at, 0
         filled += size
     yield msgspec.structs.replace(report, vms=report.vms[begin:]), rest + filled

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from schemas.facets import FACET_LIMIT_BYTES
 from schemas.fingerprints import low64, raw_fingerprint
 from schemas.ids import VmId
-from streams.hosts.state import MARK_AT, MARK_BYTES, NO_MARK, NO_MARKS, VmMarks
+from streams.hosts.state import MARK_AT, MARK_BYTES, NO_MARK, VmMarks
 
 MAX_REJECTED = 8
 """Refused facets remembered per VM; of more the digest will not agree, which is what the host then shows."""
@@ -41,46 +41,46 @@ class Gated(NamedTuple):
 def gate(vm_id: VmId, before: VmMarks, facets: dict[str, bytes], *, whole: bool, force: bool) -> Gated:
     """Compare the facets of a VM with what was said before.
 
-    `whole`: the VM has no other facets than these (a snapshot), so marks of others end. `force`: equal ones pass too.
+    `whole`: the VM has no other facets than these (a snapshot), so others no longer count in the digest. What the vms
+    stage was told of them stands, and so do their marks. `force`: equal ones pass too.
     """
     known = before.marks
-    after = bytearray(NO_MARKS if whole else known)
+    after = bytearray(known)
     passed: dict[str, bytes] = {}
-    drift = passed_bytes = 0
+    drift = passed_bytes = found = 0
     odd = bool(before.rejected)
     for name, data in facets.items():
         at = MARK_AT.get(name)
         if at is None or len(data) > FACET_LIMIT_BYTES:
             odd = True
             continue
+        found += 1
         mark = raw_fingerprint(vm_id, name, data)
         old = known[at : at + MARK_BYTES]
-        after[at : at + MARK_BYTES] = mark
         if mark != old:
+            after[at : at + MARK_BYTES] = mark
             drift += low64(mark) - low64(old)
         elif not force:
             continue
         passed[name] = data
         passed_bytes += len(data)
-    if whole and after != known:
-        drift -= _ended(known, after)
-    if odd:
-        gated = Gated(before, passed, passed_bytes, drift, [])
-        return _with_refused(vm_id, gated, facets, after, whole=whole, force=force)
+    if odd or (whole and found < _marked(after)):
+        return _with_rejected(
+            vm_id, before, Gated(before, passed, passed_bytes, 0, []), facets, bytes(after), whole=whole, force=force
+        )
     return Gated(VmMarks(before.partition, bytes(after)), passed, passed_bytes, drift, [])
 
 
-def _ended(known: bytes, after: bytearray) -> int:
-    """Sum of the marks that are no more."""
-    return sum(low64(known[at : at + MARK_BYTES]) for at in MARK_AT.values() if after[at : at + MARK_BYTES] == NO_MARK)
+def _marked(marks: bytearray) -> int:
+    """Number of facets that ever travelled."""
+    return sum(marks[at : at + MARK_BYTES] != NO_MARK for at in MARK_AT.values())
 
 
-def _with_refused(
-    vm_id: VmId, gated: Gated, facets: dict[str, bytes], after: bytearray, *, whole: bool, force: bool
+def _with_rejected(
+    vm_id: VmId, before: VmMarks, gated: Gated, facets: dict[str, bytes], after: bytes, *, whole: bool, force: bool
 ) -> Gated:
-    """The same with facets among them that must not travel, or did not before. `gated.after` is still as before."""
-    partition, _, known = gated.after
-    old, drift = known or {}, gated.drift
+    """The same with facets among them that must not travel, or did not before, or are said no more."""
+    old = before.rejected or {}
     rejected = {} if whole else {name: mark for name, mark in old.items() if name not in facets}
     refused: list[Refused] = []
     for name, data in facets.items():
@@ -93,13 +93,11 @@ def _with_refused(
         rejected[name] = raw_fingerprint(vm_id, name, data)
         if force or rejected[name] != old.get(name):
             refused.append(Refused(vm_id, name, data, reason))
-        at = MARK_AT.get(name)
-        if at is not None:
-            drift -= low64(bytes(after[at : at + MARK_BYTES]))
-            after[at : at + MARK_BYTES] = NO_MARK
-    drift += sum(map(low64, rejected.values())) - sum(map(low64, old.values()))
-    marks = VmMarks(partition, bytes(after), rejected or None)
-    return gated._replace(after=marks, drift=drift, refused=refused)
+    if whole:
+        unsaid = (name for name, at in MARK_AT.items() if name not in facets and after[at : at + MARK_BYTES] != NO_MARK)
+        rejected.update(dict.fromkeys(unsaid, b""))
+    marks = VmMarks(before.partition, after, rejected or None)
+    return gated._replace(after=marks, drift=marks.total() - before.total(), refused=refused)
 
 
 def refusal(name: str, data: bytes, known: dict[str, int]) -> str | None:

@@ -49,6 +49,9 @@ class HostsPolicy:
     tokens_per_tick: int = 2
     """Requests for snapshots per partition: a burst, then so many a second."""
 
+    sum_ticks: int = 3_600
+    """How often the vms stage is told what it should hold of a host."""
+
     def grace_ticks(self, vms: int) -> int:
         """Ticks after which a host with so many VMs is silent (rule H1)."""
         return min(self.grace_base_ticks + ceil(self.grace_ticks_per_vm * vms), self.grace_max_ticks)

@@ -29,7 +29,7 @@ def cause_of(turn: Turn, *, is_new: bool) -> Cause:
     """Why the host changed: of several reasons in one input the one that explains most."""
     events = {said.event for said in turn.events}
     if is_new:
-        return Cause.CREATED
+        return Cause.CREATED if turn.moment.reported else Cause.REBUILT
     if HostEvent.CONFLICT in events:
         return Cause.CONFLICT
     if HostEvent.CONFLICT_ENDED in events:
@@ -46,11 +46,11 @@ def change_of(turn: Turn, *, partition: int, log: int, topic: str) -> HostChange
     host, row, moment = turn.host, turn.row, turn.moment
     now, facets = shown(row), host.facet_changes
     before = host.shown
-    if now == before and not facets:
+    if now == before and not facets and not turn.lost:
         return None
     is_new = row.version == 0
     if is_new:
-        row.incarnation = moment.appended_at
+        row.incarnation = max(moment.appended_at, row.incarnation + 1)
     if before is None or now.reachability is not before.reachability:
         row.since = moment.appended_at
     row.version += 1

@@ -29,11 +29,26 @@ class VmMarks(NamedTuple):
     marks: bytes
     """As in VmRow."""
     rejected: dict[str, bytes] | None = None
+    """As in VmRow."""
 
     def total(self) -> int:
         """Its share of the host's digest, not yet reduced to 64 bits."""
+        total = self.travelled()
+        return total + instead(self.marks, self.rejected) if self.rejected else total
+
+    def travelled(self) -> int:
+        """Its share of the sum over what the vms stage was told, not yet reduced to 64 bits."""
         total: int = sum(_LOW_HALVES.unpack(self.marks))
-        return total + sum(map(low64, self.rejected.values())) if self.rejected else total
+        return total
+
+
+def instead(marks: bytes, rejected: dict[str, bytes]) -> int:
+    """What facets that did not travel add to the digest, less what they said before, which still stands in `marks`."""
+    added = 0
+    for name, mark in rejected.items():
+        at = MARK_AT.get(name)
+        added += low64(mark) - (0 if at is None else low64(marks[at : at + MARK_BYTES]))
+    return added
 
 
 class Shown(NamedTuple):

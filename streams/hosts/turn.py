@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from schemas.host_rows import HostRow
-from schemas.ids import VmId
-from schemas.observation import HostEvent, HostObservation, VmObservation
+from schemas.ids import RequestId, VmId
+from schemas.observation import FacetSum, HostEvent, HostObservation, VmObservation
 from schemas.report import HostReport, SnapshotPart
 from streams.hosts.state import Host
 
@@ -32,7 +32,20 @@ class Moment(NamedTuple):
 class Turn:
     """What one input says about one host. `vms` and `inventory` are by vms partition."""
 
-    __slots__ = ("events", "force", "host", "inventory", "moment", "row", "sizes", "touched", "vms")
+    __slots__ = (
+        "answers",
+        "events",
+        "force",
+        "host",
+        "inventory",
+        "lost",
+        "moment",
+        "row",
+        "sizes",
+        "sums",
+        "touched",
+        "vms",
+    )
 
     def __init__(self, host: Host, moment: Moment) -> None:
         self.host = host
@@ -42,10 +55,16 @@ class Turn:
         self.sizes: dict[int, int] = {}
         """Estimated bytes of what is said to each vms partition."""
         self.inventory: dict[int, list[VmId]] | None = None
+        self.answers: list[RequestId] = []
+        """Requests that the whole snapshot ended by this input answers."""
+        self.sums: list[FacetSum] | None = None
+        """By vms partition."""
         self.events: list[HostObservation] = []
         self.force = False
         self.touched = False
         """Something public may have changed."""
+        self.lost = False
+        """Evidence of this host was lost: a change of its own, also when nothing else differs."""
 
     def say(self, event: HostEvent, *, mass: bool = False) -> None:
         """State something about the host itself to every vms partition."""

@@ -163,7 +163,7 @@ def test_refused_facet_is_remembered_for_the_digest_and_put_aside_once(world: Wo
     good = world.hear(agent.change({vm(0): {"run": b"r"}}))
 
     assert (again.dead, again.requests) == ([], [])
-    assert good.vms == {vm(0): ({"run": b"r"}, None)}
+    assert good.vms == {}, "the vms stage still holds what was said before the refused one"
     assert good.requests == []
     assert world.hear_all(agent.snapshot()).requests == []
 
@@ -186,15 +186,17 @@ def test_facet_name_that_is_no_ascii_is_put_aside(world: World, agent: Agent) ->
     assert world.hear(report).dead_reasons() == ["facet_unknown"]
 
 
-def test_gate_of_a_whole_vm_ends_marks_of_facets_not_named() -> None:
+def test_gate_of_a_whole_vm_counts_facets_not_named_no_more_but_knows_what_travelled() -> None:
     before = gate(vm(0), VmMarks(1, NO_MARKS), {"run": b"r", "guest": b"g", "later": b"l"}, whole=False, force=False)
 
     after = gate(vm(0), before.after, {"guest": b"g"}, whole=True, force=False)
 
     alone = gate(vm(0), VmMarks(1, NO_MARKS), {"guest": b"g"}, whole=True, force=False)
-    assert after.after == alone.after
-    assert before.after.total() + after.drift == alone.after.total()
+    assert before.after.total() + after.drift == after.after.total() == alone.after.total()
+    assert after.after.travelled() == before.after.travelled()
     assert after.passed == {}
+    again = gate(vm(0), after.after, {"run": b"r", "guest": b"g", "later": b"l"}, whole=True, force=False)
+    assert (again.passed, again.after) == ({}, before.after)
 
 
 def test_storage_claims_count_in_the_digest(world: World, agent: Agent) -> None:
