@@ -35,6 +35,10 @@ class Cause(StrEnum):
     REMOVED = "removed"
     GAP = "gap"
     """Evidence was lost before it was read (host.changes)."""
+    REBUILT = "rebuilt"
+    """The table was lost: a new incarnation begins with what was last known."""
+    REPAIRED = "repaired"
+    """Only in histories: changes before this state are gone from the topic, the reader took the state whole."""
 
 
 class Availability(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -59,6 +59,8 @@ class HostEvent(IntEnum):
     """
     UNCONFIRMED = 11
     """Reports of it were lost before they were read (a gap): as NEW_EPOCH, but of the same agent."""
+    REBUILDING = 12
+    """All that was known of it was lost, whether it is there too: unknown/rebuilding until CONFIRMED."""
 
 
 class HostObservation(msgspec.Struct, frozen=True, array_like=True):

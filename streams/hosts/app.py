@@ -62,19 +62,15 @@ def build(
     topic_ids: Mapping[str, str],
     *,
     policy: HostsPolicy | None = None,
-    log: int = 1,
 ) -> HostsStage:
-    """The stage of a fleet. `topic_ids`: by topic constant; KeyError without that of host.reports.
-
-    `log`: generation of host.reports, raised by whoever creates that topic again.
-    """
+    """The stage of a fleet. `topic_ids`: by topic constant; KeyError without that of host.reports."""
     return HostsStage(
         HostsConfig(
             topics=TOPICS,
             partitions=partitions,
             tick_secret=settings.tick_secret,
             reports_topic_id=topic_ids[topics.HOST_REPORTS],
-            log=log,
+            state_topic_id=topic_ids.get(topics.HOST_STATE, ""),
             policy=policy or policy_of(settings),
         )
     )

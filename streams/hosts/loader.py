@@ -2,7 +2,14 @@
 
 A batch counts when its partition row stands behind it. So what is loaded is the state at exactly the `applied` of
 that row, and the inputs after it, applied again, give again what a torn batch had already sent.
+
+The partition row also says which topic the table was made from, and its generation, `log`. When host.reports is
+another topic now, the core begins at its start, with the next generation and nothing confirmed; the runtime lets that
+happen only in the command that adopts topics.
 """
+
+from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,23 +20,40 @@ from streams.hosts.core import HostsConfig, HostsCore
 from streams.hosts.policy import RULES_VERSION
 from streams.hosts.rows import ids_of, marks_of
 from streams.hosts.state import Host, VmMarks
+from streams.runtime.stage import Kept
 
-Stored = tuple[bytes, bytes | None]
-"""Value and schema header of a row."""
+
+class Stored(NamedTuple):
+    """A row as read."""
+
+    value: bytes
+    schema: bytes | None
+    log: int
+    """Generation of the batch that wrote it: offsets compare within one."""
+
+
+Torn = tuple[bytes, bytes | None]
+"""Value and schema header of a row whose batch is not known yet."""
 
 _applied = msgspec.msgpack.Decoder(AppliedOf)
 
 
 class HostsLoader:
-    """Takes the rows of one partition in log order; a `streams.runtime.stage.PartitionLoader`."""
+    """Takes the rows of one partition in log order; a `streams.runtime.stage.GuardedLoader`."""
 
     def __init__(self, config: HostsConfig, partition: int) -> None:
         self._config = config
         self._partition = partition
         self._rows: dict[bytes, Stored] = {}
-        self._torn: dict[bytes, Stored | None] = {}
+        self._torn: dict[bytes, Torn | None] = {}
         """Rows behind the last partition row; None deletes."""
         self._last: PartitionRow | None = None
+
+    @property
+    def kept(self) -> Kept | None:
+        """See GuardedLoader."""
+        row = self._last
+        return None if row is None else Kept(foreign=self._is_foreign(row), table_start=row.table_start)
 
     def add(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         """See PartitionLoader. Raises NewerMajorError and RecordError for a partition row it can not read."""
@@ -43,13 +67,13 @@ class HostsLoader:
         self._torn.clear()
         hosts: dict[HostId, Host] = {}
         vms: dict[HostId, dict[VmId, VmMarks]] = {}
-        for key, (value, schema) in self._rows.items():
+        for key, stored in self._rows.items():
             try:
                 host_id, vm_id = ids_of(key)
                 if vm_id is None:
-                    hosts[host_id] = Host(host_id, decode(HostRow, value, schema))
+                    hosts[host_id] = Host(host_id, decode(HostRow, stored.value, stored.schema))
                 else:
-                    vms.setdefault(host_id, {})[vm_id] = marks_of(decode(VmRow, value, schema))
+                    vms.setdefault(host_id, {})[vm_id] = marks_of(decode(VmRow, stored.value, stored.schema))
             except NewerMajorError as newer:
                 raise NewerMajorError(f"{self._where(key)}: {newer}; upgrade this worker") from newer
             except ValueError as problem:
@@ -58,7 +82,15 @@ class HostsLoader:
         for host_id, host in hosts.items():
             host.vms = vms.get(host_id, {})
             host.recompute()
-        return HostsCore(self._config, self._partition, hosts, self._last)
+        config = self._config
+        if self._last is not None:
+            config = replace(config, log=self._last.log + self._is_foreign(self._last))
+        return HostsCore(config, self._partition, hosts, self._last)
+
+    def _is_foreign(self, row: PartitionRow) -> bool:
+        """True when offsets of the table and of our input can not be compared."""
+        config = self._config
+        return self._partition in config.another_log or row.topic_id not in ("", config.reports_topic_id)
 
     def _close_batch(self, row: PartitionRow) -> None:
         """Take the batch before this row; one of a former owner, who had read less, is left out."""
@@ -66,24 +98,11 @@ class HostsLoader:
         if self._last is not None and (row.log, row.applied) < (self._last.log, self._last.applied):
             return
         self._last = row
-        for key, stored in torn.items():
-            if stored is None:
+        for key, found in torn.items():
+            if found is None:
                 self._rows.pop(key, None)
             else:
-                self._rows[key] = self._newer(self._rows.get(key), stored)
-
-    def _newer(self, known: Stored | None, found: Stored) -> Stored:
-        """A former owner's late row may stand behind a newer one."""
-        if known is None or self._is_of_another_log():
-            return found
-        try:
-            return known if _applied.decode(known[0]).applied > _applied.decode(found[0]).applied else found
-        except msgspec.DecodeError:
-            return found
-
-    def _is_of_another_log(self) -> bool:
-        """True when offsets of the table and of our input can not be compared."""
-        return self._last is not None and self._last.log != self._config.log
+                self._rows[key] = _newer(self._rows.get(key), Stored(*found, row.log))
 
     def _read_partition(self, value: bytes, schema: bytes | None) -> PartitionRow:
         where = self._where(PARTITION_KEY)
@@ -98,12 +117,17 @@ class HostsLoader:
                 f"{where}: written under rules version {row.rules_version}, this worker knows {RULES_VERSION}; "
                 "run the newer version again"
             )
-        if row.log > self._config.log:
-            raise NewerMajorError(
-                f"{where}: of log {row.log} of {self._config.topics.reports}, this worker was told {self._config.log}; "
-                "raise its `log`"
-            )
         return row
 
     def _where(self, key: bytes) -> str:
         return f"{self._config.topics.table}[{self._partition}] {key.decode('ascii', 'replace')}"
+
+
+def _newer(known: Stored | None, found: Stored) -> Stored:
+    """A former owner's late row may stand behind a newer one."""
+    if known is None or known.log != found.log:
+        return found
+    try:
+        return known if _applied.decode(known.value).applied > _applied.decode(found.value).applied else found
+    except msgspec.DecodeError:
+        return found

@@ -55,7 +55,7 @@ def first_offset(applied: int, bounds: InputBounds, *, where: str) -> int:
         raise TopicMismatch(
             f"the log ends at offset {bounds.end}, but everything below {first} was applied already",
             where=where,
-            advice="the topic was truncated or created anew: restore it, or begin anew with another topic prefix",
+            advice="the topic lost its end or was created anew: stop all workers and run `deltavisor topics adopt`",
         )
     return first
 

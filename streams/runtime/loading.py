@@ -17,9 +17,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from infra.runtime.errors import DeltavisorError, NeighbourUnreachable
 from infra.runtime.kafka import make_consumer, unreachable
 from infra.runtime.settings import KafkaSettings
-from schemas.codec import SCHEMA_HEADER
+from schemas.codec import SCHEMA_HEADER, decode
 from streams.runtime.continuity import InputBounds
-from streams.runtime.stage import PartitionCore, PartitionLoader, Stage
+from streams.runtime.kept import REBUILD_KEY, RebuildRow, TableLog, require_kept
+from streams.runtime.stage import GuardedLoader, PartitionCore, PartitionLoader, Stage
 
 SELFTEST_KEY = b"#selftest"
 """Key of what the start-up check writes into the table's log; no loader ever sees it."""
@@ -41,6 +42,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     cores: Mapping[int, PartitionCore]
     bounds: Mapping[int, InputBounds]
     rows: int
+    tables: Mapping[int, TableLog] = {}
+    """What the table's log showed, of partitions whose loader can tell an empty table from a lost one."""
 
 
 class Reader(Protocol):
@@ -61,7 +64,9 @@ class Reader(Protocol):
 class TableReader:
     """Blocking; runs in a thread of its own, one load at a time."""
 
-    def __init__(self, kafka: KafkaSettings, stage: Stage, *, group: str) -> None:
+    def __init__(self, kafka: KafkaSettings, stage: Stage, *, group: str, mending: bool = False) -> None:
+        """`mending`: also load tables that no worker may use, for the commands that make them usable again."""
+        self._mending = mending
         self._kafka = kafka
         self._stage = stage
         self._group = group
@@ -79,20 +84,42 @@ class TableReader:
         """Cores of `partitions`, and bounds of the input for these and the `kept` ones.
 
         Reads each log to the end it had when the load began: the former owner has drained its outbox by then or is
-        dead. Raises Abandoned, NeighbourUnreachable, and what a loader raises (NewerMajorError).
+        dead. Raises Abandoned, NeighbourUnreachable, TopicMismatch for a table that is lost or of another input, and
+        what a loader raises (NewerMajorError).
         """
         consumer = self._consumer()
+        self._starts: dict[int, int] = {}
+        self._rebuilds: dict[int, int] = {}
         try:
             bounds = self._input_bounds(consumer, [*partitions, *kept])
             loaders = {partition: self._stage.loader(partition) for partition in partitions}
             with _no_collector():
                 rows = self._read(consumer, loaders, abandoned, progress)
+                tables = self._tables(loaders, bounds)
                 cores = {partition: loader.finish() for partition, loader in loaders.items()}
         except KafkaException as error:
             raise self._failure(error) from error
         finally:
             consumer.close()
-        return Loaded(cores=cores, bounds=bounds, rows=rows)
+        return Loaded(cores=cores, bounds=bounds, rows=rows, tables=tables)
+
+    def _tables(self, loaders: Mapping[int, PartitionLoader], bounds: Mapping[int, InputBounds]) -> dict[int, TableLog]:
+        tables = {}
+        for partition, loader in loaders.items():
+            if isinstance(loader, GuardedLoader):
+                table = tables[partition] = TableLog(
+                    start=self._starts[partition],
+                    kept=loader.kept,
+                    rebuilding_since=self._rebuilds.get(partition),
+                )
+                if not self._mending:
+                    require_kept(
+                        table,
+                        bounds[partition],
+                        table_where=f"{self._table_topic}[{partition}]",
+                        input_where=f"{self._input_topic}[{partition}]",
+                    )
+        return tables
 
     def log_start(self, partition: int) -> int:
         """Offset of the first record that the input partition still has."""
@@ -159,7 +186,10 @@ class TableReader:
                     advice="look at the broker's log",
                 )
             for message in messages:
-                _add(loaders, message)
+                if message.key() == REBUILD_KEY:
+                    self._note_rebuild(message)
+                else:
+                    _add(loaders, message)
             rows += len(messages)
             # The position passes offsets that compaction took away, which no message would tell.
             for answer in consumer.position([TopicPartition(self._table_topic, partition) for partition in ends]):
@@ -170,6 +200,13 @@ class TableReader:
             progress(1.0 - left / total)
         return rows
 
+    def _note_rebuild(self, message: Message) -> None:
+        value = message.value()
+        if value is None:
+            self._rebuilds.pop(message.partition(), None)
+        else:
+            self._rebuilds[message.partition()] = decode(RebuildRow, value, _schema(message.headers())).at
+
     def _assign(
         self, consumer: Consumer, loaders: Mapping[int, PartitionLoader]
     ) -> tuple[dict[int, int], dict[int, int]]:
@@ -177,6 +214,7 @@ class TableReader:
         positions, ends = {}, {}
         for partition in loaders:
             start, end = self._watermarks(consumer, self._table_topic, partition)
+            self._starts[partition] = start
             if end > start:
                 positions[partition], ends[partition] = start, end
         if ends:

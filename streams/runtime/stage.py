@@ -7,7 +7,7 @@ applied records produced. The core has no I/O, no clock and no logging: time com
 Order of commits for a sealed batch k: outputs(k) delivered, then rows(k) delivered, then the inputs acknowledged.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 BOOKKEEPING: Final = b"#"
@@ -66,6 +66,13 @@ class Batch(NamedTuple):
     """
 
 
+Fits = Callable[[str, int], bool]
+"""Whether a record of so many bytes (key and value) is within the limit of this topic (bare name)."""
+
+Isolating = Generator[bytes, None, Demand]
+"""Yields the name of each part of an input before that part is applied; the demand is its last value."""
+
+
 class Counts(NamedTuple):
     """A number the shell adds to a metric; `labels` are from bounded sets.
 
@@ -97,6 +104,20 @@ class PartitionCore(Protocol):
         """Inputs [first_missing, next_offset) are gone for ever (below the log's start): ask for the truth again."""
         ...
 
+    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits) -> Isolating:
+        """Apply the next input part by part, since whole it raised, ended the process or made a record too large.
+
+        The names of the parts are the same in every run. A part that is in `condemned` (it ended a process), or that
+        raises, or makes a record that does not fit, leaves no trace but a dead letter; whom it is about is shown as
+        not known and asked to say everything again. Without such a part everything is as after `apply`. Slow.
+        Raises what `apply` may raise.
+        """
+        ...
+
+    def reassert(self, key: bytes) -> None:
+        """Write the row of this key again with the next batch, or its deletion: somebody else wrote it late."""
+        ...
+
     def seal(self) -> Batch:
         """Outputs and rows of everything applied since the last seal (both empty when there was nothing)."""
         ...
@@ -124,6 +145,23 @@ class PartitionLoader(Protocol):
     def finish(self) -> PartitionCore:
         """The core as the log leaves it. Raises NewerMajorError when a row was written by a newer major."""
         ...
+
+
+class Kept(NamedTuple):
+    """What the partition's own row says of the logs that the table belongs to."""
+
+    foreign: bool
+    """The input is another topic than the one that the table was made from."""
+    table_start: int
+    """Where the table's log may begin; if it begins later, rows were cut off."""
+
+
+@runtime_checkable
+class GuardedLoader(PartitionLoader, Protocol):
+    """A loader that can tell an empty table from a lost one."""
+
+    kept: Kept | None
+    """By the last partition row; None when there was none."""
 
 
 class Stage(Protocol):

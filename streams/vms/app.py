@@ -21,13 +21,17 @@ class VmsStage:
     table_topic: str = VM_STATE
     outputs: tuple[str, ...] = (VM_CHANGES, RESYNC_REQUESTS, DEAD_LETTERS)
 
-    def __init__(self, partitions: int, topic_ids: Mapping[str, str]) -> None:
+    def __init__(
+        self, partitions: int, topic_ids: Mapping[str, str], *, another_log: frozenset[int] = frozenset()
+    ) -> None:
+        """`another_log`: partitions of vm.observations to be taken for another log than their table's."""
+        self._another_log = another_log
         self._partitions = partitions
         self._topic_ids = dict(topic_ids)
 
     def loader(self, partition: int) -> VmsLoader:
         """A loader for an assigned partition."""
-        return VmsLoader(partition, self._partitions, self._topic_ids)
+        return VmsLoader(partition, self._partitions, self._topic_ids, another_log=partition in self._another_log)
 
     def metric_names(self) -> Iterable[str]:
         """Names that `drain_counts` may use."""

@@ -64,6 +64,11 @@ def _unconfirmed(turn: Turn, host: Host) -> None:
     host.confirmed = False
 
 
+def _rebuilding(turn: Turn, host: Host) -> None:
+    host.reasons |= {Doubt.REBUILDING}
+    host.confirmed = False
+
+
 def _new_epoch(turn: Turn, host: Host) -> None:
     """Another agent may well send readable what the one before did not."""
     host.confirmed = False
@@ -150,6 +155,7 @@ _EVENTS: Final[dict[HostEvent, Callable[[Turn, Host], None]]] = {
     HostEvent.CONFLICT_ENDED: _conflict_ended,
     HostEvent.NEW_EPOCH: _new_epoch,
     HostEvent.UNCONFIRMED: _unconfirmed,
+    HostEvent.REBUILDING: _rebuilding,
 }
 
 

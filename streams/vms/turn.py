@@ -64,6 +64,7 @@ _WEIGHT = {
             Cause.RESTARTED,
             Cause.GAP,
             Cause.CREATED,
+            Cause.REBUILT,
         )
     )
 }

@@ -1,13 +1,17 @@
 """The table: rows, loading, torn batches, majors (design §6); faults P2, P12."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from schemas.codec import NewerMajorError, RecordError, decode, encode
 from schemas.host_rows import PARTITION_KEY, HostRow, PartitionRow, VmRow
 from schemas.observation import HostEvent
+from streams.hosts.core import HostsConfig
 from streams.hosts.loader import HostsLoader
 from streams.hosts.rows import ids_of
-from streams.runtime.stage import Row
+from streams.runtime.stage import Kept, Row
 from tests.unit.streams.hosts.world import PARTITION, Agent, World, host_at, make_config, vm
 
 
@@ -30,9 +34,9 @@ def rows_of(world: World) -> list[Row]:
     return [row for batch in world.loader_rows for row in batch.rows]
 
 
-def load(rows: list[Row], *, log: int = 1) -> HostsLoader:
+def load(rows: list[Row], *, config: HostsConfig | None = None) -> HostsLoader:
     """A loader that took these rows."""
-    loader = HostsLoader(make_config(log=log), PARTITION)
+    loader = HostsLoader(config or make_config(), PARTITION)
     for row in rows:
         loader.add(*row)
     return loader
@@ -44,7 +48,7 @@ def test_batch_has_details_then_heads_then_the_partition(world: World) -> None:
     assert [row.key.count(b"/") for row in rows] == [1, 1, 1, 0, 0]
     assert rows[-1].key == PARTITION_KEY
     assert len({row.key for row in rows}) == len(rows)
-    assert [row.schema for row in rows] == [b"VmRow/1.0"] * 3 + [b"HostRow/1.0", b"PartitionRow/1.0"]
+    assert [row.schema for row in rows] == [b"VmRow/1.0"] * 3 + [b"HostRow/1.0", b"PartitionRow/1.1"]
 
 
 def test_heartbeat_writes_the_host_row_and_the_partition_row_only(world: World, agent: Agent) -> None:
@@ -128,7 +132,7 @@ def test_torn_first_batch_leaves_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["HostRow", "VmRow", "PartitionRow"])
 def test_row_of_a_newer_major_is_refused_with_its_place(world: World, kind: str) -> None:
-    header = f"{kind}/1.0".encode()
+    header = f"{kind}/1.{int(kind == 'PartitionRow')}".encode()
     rows = [row._replace(schema=f"{kind}/2.0".encode()) if row.schema == header else row for row in rows_of(world)]
     rows = rows[-1:] if kind == "PartitionRow" else rows[:-1] + rows_of(world)[-1:]
 
@@ -145,19 +149,49 @@ def test_p12_row_of_newer_rules_is_refused() -> None:
         load([Row(PARTITION_KEY, encode(row), b"PartitionRow/1.0")])
 
 
-def test_row_of_a_later_log_is_refused(world: World) -> None:
-    rows = rows_of(world)
+def test_p8_loader_tells_an_empty_table_from_one_that_is_kept(world: World) -> None:
+    assert load([]).kept is None
+    assert load([row for row in rows_of(world) if row.key != PARTITION_KEY]).kept is None
+    assert load(rows_of(world)).kept == Kept(foreign=False, table_start=0)
 
-    with pytest.raises(NewerMajorError, match=r"of log 1 .* told 0"):
-        load(rows, log=0)
 
+def test_b6_log_created_again_is_foreign_starts_at_its_beginning_and_distrusts_all(world: World, agent: Agent) -> None:
+    config = replace(make_config(), reports_topic_id="9c5ad9cf-93d8-4ae1-a7c5-0f6d1a1fbb2e")
+    loader = load(rows_of(world), config=config)
+    core = loader.finish()
 
-def test_log_created_again_starts_at_its_beginning_and_distrusts_all(world: World, agent: Agent) -> None:
-    core = load(rows_of(world), log=2).finish()
-
+    assert loader.kept == Kept(foreign=True, table_start=0)
     assert core.applied == -1
     assert not core.hosts[agent.host_id].row.confirmed
-    assert core.seal().outputs != []
+    batch = core.seal()
+    assert batch.outputs != []
+    row = decode(PartitionRow, batch.rows[-1].value or b"", batch.rows[-1].schema)
+    assert (row.log, row.topic_id, row.applied) == (2, config.reports_topic_id, -1)
+
+
+def test_rows_of_the_next_log_replace_those_of_the_one_before(world: World, agent: Agent) -> None:
+    config = replace(make_config(), another_log=frozenset({PARTITION}))
+    adopted = load(rows_of(world), config=config).finish().seal()
+
+    core = load([*rows_of(world), *adopted.rows]).finish()
+
+    assert not core.hosts[agent.host_id].row.confirmed
+    assert core.applied == -1
+
+
+def test_host_state_created_again_is_written_again(world: World) -> None:
+    config = replace(make_config(), state_topic_id="a")
+    kept = load(rows_of(world), config=config).finish()
+    world.hear(Agent(host_at(0)).heartbeat())
+    seen = [*rows_of(world), *kept.seal().rows]
+    assert kept.seal().outputs == []
+    row = msgspec.structs.replace(decode(PartitionRow, seen[-1].value or b"", seen[-1].schema), state_topic_id="a")
+    rows = [*seen[:-1], seen[-1]._replace(value=encode(row))]
+
+    again = load(rows, config=replace(config, state_topic_id="b")).finish().seal()
+
+    assert [output.topic for output in again.outputs if output.topic == "host.state"] == ["host.state"]
+    assert decode(PartitionRow, again.rows[-1].value or b"", again.rows[-1].schema).state_topic_id == "b"
 
 
 @pytest.mark.parametrize("key", [b"nonsense", b"686f7374-0000-0000-0000-000000000001/x", b""])
