@@ -4,10 +4,11 @@ Two facets are the same when their normal forms have the same fingerprint. Field
 that are sets are sorted, NUL is stripped from text (rules D1, D6).
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import pairwise
+from operator import attrgetter, lt
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import xxhash
@@ -18,12 +19,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _SORT_KEYS = {"devices": "alias", "jobs": "id", "cells": "id", "pinning": "vcpu", "nics": "mac"}
 _encode = msgspec.msgpack.Encoder().encode
-
-
-@cache
-def _noted(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Noted fields of a facet with the value they have in the fingerprint."""
-    return {name: None for name, owner in fields_of(kind).items() if owner is Owner.NOTED}
 
 
 def _clean(value: Any) -> Any:
@@ -62,55 +57,97 @@ def _sorted_set(name: str, items: list[Any]) -> list[Any]:
     return items
 
 
+Check = Callable[[Any], bool]
+"""Nothing in this value needs to be sorted."""
+
+
+class _Plan(NamedTuple):
+    """What the normal form of a facet type takes, found out once."""
+
+    noted: dict[str, None]
+    """Noted fields, with the value they have in the fingerprint."""
+    in_order: Check | None
+    """None when there is nothing to sort in this type."""
+
+
 @cache
-def _containers(kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Fields whose order may need mending: lists, maps, and structs that have such fields."""
-    names = []
+def _plan_of(kind: type[msgspec.Struct]) -> _Plan:
+    noted = dict.fromkeys(name for name, owner in fields_of(kind).items() if owner is Owner.NOTED)
+    checks = []
     for name, hint in get_type_hints(kind).items():
-        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        for member in members:
-            if get_origin(member) in (list, dict) or (
-                isinstance(member, type) and issubclass(member, msgspec.Struct) and _containers(member)
-            ):
-                names.append(name)
-    return tuple(names)
+        for member in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+            check = _check_of(name, member)
+            if check is not None:
+                checks.append((attrgetter(name), check))
+    return _Plan(noted, _fields_in_order(checks) if checks else None)
 
 
-def _in_order(facet: msgspec.Struct) -> bool:
-    """Nothing in it needs to be sorted: the usual case, which an agent that normalises makes sure of."""
-    for name in _containers(type(facet)):
-        value = getattr(facet, name)
-        if value and not _is_sorted(name, value):
+def _fields_in_order(checks: Sequence[tuple[Callable[[Any], Any], Check]]) -> Check:
+    def check(facet: msgspec.Struct) -> bool:
+        for read, in_order in checks:
+            value = read(facet)
+            if value and not in_order(value):
+                return False
+        return True
+
+    return check
+
+
+def _check_of(name: str, hint: Any) -> Check | None:
+    """How to look at values of this type; None when there is nothing to look at."""
+    origin = get_origin(hint)
+    if origin is dict:
+        return _keys_in_order
+    if origin is list:
+        (item,) = get_args(hint)
+        return _items_in_order(_SORT_KEYS.get(name), item)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _plan_of(hint).in_order
+    return None
+
+
+def _items_in_order(key: str | None, item: Any) -> Check:
+    """For lists: of structs by their key where they are sets, of texts by themselves, all else as it comes."""
+    is_struct = isinstance(item, type) and issubclass(item, msgspec.Struct)
+    if not is_struct and item not in (str, int):
+        return _never
+    within = _plan_of(item).in_order if is_struct else None
+    key_of = None if key is None else attrgetter(key)
+
+    def check(items: list[Any]) -> bool:
+        if within is not None and not all(map(within, items)):
             return False
-    return True
+        if len(items) < 2:
+            return True
+        if key_of is None:
+            return item is not str or items == sorted(items)
+        keys = list(map(str, map(key_of, items)))
+        return all(map(lt, keys, keys[1:]))
+
+    return check
 
 
-def _is_sorted(name: str, value: Any) -> bool:
-    if isinstance(value, dict):
-        keys = list(value)
-        return all(before < after for before, after in pairwise(keys))
-    if isinstance(value, msgspec.Struct):
-        return _in_order(value)
-    if not all(isinstance(item, str | int) or (isinstance(item, msgspec.Struct) and _in_order(item)) for item in value):
-        return False
-    key = _SORT_KEYS.get(name)
-    if key is not None:
-        keys = [str(getattr(item, key)) for item in value]
-        return all(before < after for before, after in pairwise(keys))
-    return not isinstance(value[0], str) or value == sorted(value)
+def _never(value: Any) -> bool:
+    return False
+
+
+def _keys_in_order(value: dict[str, Any]) -> bool:
+    keys = list(value)
+    return all(map(lt, keys, keys[1:]))
 
 
 def normal_form(facet: msgspec.Struct) -> tuple[bytes, bytes]:
     """Fingerprint and canonical bytes of the normal form; equal fingerprints may differ in `Noted` fields only."""
+    noted, in_order = _plan_of(type(facet))
     value = _encode(facet)
-    # A NUL in text shows as a zero byte; numbers have zero bytes as well, which then costs the long way.
-    if b"\0" in value or not _in_order(facet):
+    compared = _encode(msgspec.structs.replace(facet, **noted)) if noted else value
+    # A NUL in text shows as a zero byte; numbers have zero bytes as well, which then costs the long way. Noted fields
+    # are numbers, and left out here. What is in order already, and has no NUL, is its own normal form.
+    if b"\0" in compared or (in_order is not None and not in_order(facet)):
         facet = normalise(facet)
         value = _encode(facet)
-    noted = _noted(type(facet))
-    if not noted or all(getattr(facet, name) is None for name in noted):
-        return xxhash.xxh3_128_digest(value), value
-    return xxhash.xxh3_128_digest(_encode(msgspec.structs.replace(facet, **noted))), value
+        compared = _encode(msgspec.structs.replace(facet, **noted)) if noted else value
+    return xxhash.xxh3_128_digest(compared), value
 
 
 def fingerprint(facet: msgspec.Struct) -> bytes:

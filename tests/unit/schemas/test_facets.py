@@ -1,7 +1,13 @@
 """Facets: canonical bytes, normal form, ownership, and the digest both sides agree by."""
 
+from enum import Enum
+from random import Random
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
 import msgspec
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +16,7 @@ from schemas.facets import HOST_FACETS, VM_FACETS, Facet
 from schemas.facets.devices import Device, Devices
 from schemas.facets.guest import Guest, GuestNic
 from schemas.facets.identity import Identity
-from schemas.facets.normal import fingerprint, normalise
+from schemas.facets.normal import fingerprint, normal_form, normalise
 from schemas.facets.run import Run
 from schemas.fingerprints import NO_VM, low64, raw_fingerprint, storage_facet
 from schemas.ownership import Owner, fields_of
@@ -51,6 +57,36 @@ def test_order_of_devices_is_no_change(items: list[Device], random: object) -> N
 def test_normalising_twice_changes_nothing(items: list[Device]) -> None:
     once = normalise(Devices(devices=items))
     assert normalise(once) == once
+
+
+def any_value(hint: Any, random: Random) -> Any:
+    """A value of this type: few letters, NUL among them, and numbers with zero bytes."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any_value(random.choice(inner), random)
+    if origin is list:
+        return [any_value(inner[0], random) for _ in range(random.randrange(4))]
+    if origin is dict:
+        return {any_value(str, random): any_value(inner[1], random) for _ in range(random.randrange(4))}
+    if issubclass(hint, msgspec.Struct):
+        return hint(**{name: any_value(of, random) for name, of in get_type_hints(hint).items()})
+    if issubclass(hint, Enum):
+        return random.choice(list(hint))
+    if hint is str:
+        return "".join(random.choice("aabbb\0") for _ in range(random.randrange(3)))
+    return hint(random.choice((0, 1, 2, 255, 1 << 40))) if hint in (int, bool) else None
+
+
+@pytest.mark.parametrize("kind", [*VM_FACETS.values(), *HOST_FACETS.values()], ids=lambda kind: kind.__name__)
+def test_the_short_way_to_the_normal_form_is_the_long_one(kind: type[msgspec.Struct]) -> None:
+    """The short way looks whether there is anything to do; the long one, `normalise`, is what a normal form means."""
+    random = Random(1)
+    noted = {name: None for name, owner in fields_of(kind).items() if owner is Owner.NOTED}
+    for _ in range(100):
+        facet = any_value(kind, random)
+        normal = normalise(facet)
+        compared = msgspec.msgpack.encode(msgspec.structs.replace(normal, **noted))
+        assert normal_form(facet) == (xxhash.xxh3_128_digest(compared), msgspec.msgpack.encode(normal))
 
 
 def test_order_of_tags_is_no_change() -> None:
