@@ -104,7 +104,7 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
         turn.state.list_claim(vm, claim)
         news.changed = True
     if news.run is not None:
-        _take_run(claim, news.run)
+        take_run(claim, news.run)
     claim.log, claim.offset = turn.proof.position
     claim.appended_at = turn.proof.appended_at
     claim.seen = turn.seen
@@ -145,7 +145,8 @@ def _set(claim: Claim, slot: int, packed: bytes) -> None:
     claim.facets = (*claim.facets[:slot], packed, *claim.facets[slot + 1 :])
 
 
-def _take_run(claim: Claim, run: Run) -> None:
+def take_run(claim: Claim, run: Run) -> None:
+    """Remember the host's own word."""
     # A host that says `removed` can only mean that the VM does not run there: leaving its list is said by `gone`.
     status = Status.DOWN if run.status is Status.REMOVED else run.status
     alive = status in ALIVE

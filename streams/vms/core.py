@@ -119,6 +119,10 @@ class VmsCore:
         self._unsealed = False
         return seal(self.state)
 
+    def touch(self) -> None:
+        """The state was changed by no input (`taking_in`): the next seal writes it."""
+        self._unsealed = True
+
     def drain_counts(self) -> list[Counts]:
         """Counts since the last call."""
         counts, self.state.counts = self.state.counts, type(self.state.counts)()
