@@ -21,8 +21,8 @@ from schemas.report import HostReport
 
 POLL_SECONDS = 0.2
 """How long the delivery thread sleeps in librdkafka at most; confirmations wake it at once."""
-LINGER_MS = 10
-"""Reports of one moment share a request to the broker; an event waits half of it on the average."""
+LINGER_MS = 2
+"""Reports of one moment share a request to the broker."""
 BUFFER_KILOBYTES = 256 * 1024
 """Bound of librdkafka's queue: thousands of hosts beginning an epoch at once."""
 FULL_WAIT_SECONDS = 0.05

@@ -194,12 +194,15 @@ class Outbox:
         self._receipts.append(receipt)
         self.in_flight += receipt.records
         self._idle.clear()
+        if urgent and not self._urgent:
+            self._urgent = True
+        elif not urgent and self._quiet_since is None:
+            self._quiet_since = asyncio.get_running_loop().time()
+        elif self.in_flight < self._max_in_flight and not self._hurry:
+            # Whatever is due was due before, and is armed.
+            return
         if self.in_flight >= self._max_in_flight:
             self._room.clear()
-        if urgent:
-            self._urgent = True
-        elif self._quiet_since is None:
-            self._quiet_since = asyncio.get_running_loop().time()
         self._wake_or_arm()
 
     def _due_at(self) -> float | None:
