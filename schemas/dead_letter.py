@@ -1,4 +1,4 @@
-"""Messages on `dead.letters`: the original bytes stay as they were, the headers say what they are and why they are there.
+"""Messages on `dead.letters`: the original bytes as they were; headers say what they are and why they are there.
 
 | header | holds |
 |---|---|
@@ -12,7 +12,7 @@
 | `dlq.size` | bytes of the original, only where the value was cut |
 | `schema` | the original's |
 
-All text is UTF-8. A letter may be there twice after a crash: the first three headers, `dlq.vm` and `dlq.reason` name it.
+All text is UTF-8. A letter may be there twice after a crash: the first three headers, `dlq.vm` and `dlq.reason` tell.
 """
 
 from typing import NewType

@@ -7,7 +7,7 @@ applied records produced. The core has no I/O, no clock and no logging: time com
 Order of commits for a sealed batch k: outputs(k) delivered, then rows(k) delivered, then the inputs acknowledged.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 BOOKKEEPING: Final = b"#"
@@ -69,8 +69,8 @@ class Batch(NamedTuple):
 Fits = Callable[[str, int], bool]
 """Whether a record of so many bytes (key and value) is within the limit of this topic (bare name)."""
 
-Isolating = Generator[bytes, None, Demand]
-"""Yields the name of each part of an input before that part is applied; the demand is its last value."""
+Marks = Callable[[Sequence[bytes]], object]
+"""Told the names of the parts of an input before they are applied; returns when that can be read after a crash."""
 
 
 class Counts(NamedTuple):
@@ -104,13 +104,12 @@ class PartitionCore(Protocol):
         """Inputs [first_missing, next_offset) are gone for ever (below the log's start): ask for the truth again."""
         ...
 
-    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits) -> Isolating:
-        """Apply the next input part by part, since whole it raised, ended the process or made a record too large.
+    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
+        """Apply the next input with care, since it raised, ended the process or made a record too large.
 
         The names of the parts are the same in every run. A part that is in `condemned` (it ended a process), or that
         raises, or makes a record that does not fit, leaves no trace but a dead letter; whom it is about is shown as
-        not known and asked to say everything again. Without such a part everything is as after `apply`. Slow.
-        Raises what `apply` may raise.
+        not known and asked to say everything again. All else is as after `apply`. Slow. Raises what `apply` may raise.
         """
         ...
 
