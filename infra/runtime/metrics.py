@@ -172,6 +172,18 @@ CHANGES = CounterSpec(what="changes", labels=("cause",), components=_VMS | _HOST
 REJECTED_FACETS = CounterSpec(
     what="rejected", unit=Unit.FACETS, labels=("facet",), components=_VMS, help="Facets that could not be read."
 )
+FACET_SUMS = CounterSpec(
+    what="facet_sums",
+    labels=("outcome",),
+    components=_VMS,
+    help="Hourly sums of a host by outcome: equal, unequal (asked), flagged (asking did not help).",
+)
+OBSERVATION_GAPS = CounterSpec(
+    what="observation_gaps", components=_VMS, help="Batches of a hosts partition that did not join the one before."
+)
+INTENTS = CounterSpec(
+    what="intents", unit=Unit.RECORDS, labels=("outcome",), components=_VMS, help="Copies of intents by what they did."
+)
 
 # The PostgreSQL sink.
 ROWS_WRITTEN = CounterSpec(
@@ -182,6 +194,12 @@ TRANSACTIONS = CounterSpec(
 )
 GUARD_MISSES = CounterSpec(
     what="guard_misses", components=_POSTGRES, help="Batches whose row count said that deltas were known or missing."
+)
+REPAIRED_ROWS = CounterSpec(
+    what="repaired",
+    unit=Unit.ROWS,
+    components=_POSTGRES,
+    help="Rows that took the whole state, since changes before it are gone.",
 )
 FENCED = CounterSpec(
     what="fenced", components=_POSTGRES, help="Batches refused because another worker owns the partition."

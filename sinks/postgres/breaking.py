@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from infra.runtime.failpoints import Failpoints
 from sinks.postgres.connection import Connection, connect
+from sinks.postgres.images import StateImages
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.worker import PostgresSink
 from sinks.postgres.writer import APPLICATION_NAME, Writer
@@ -74,7 +75,8 @@ class BreakableWriter(Writer):
 
     def __init__(self, points: Failpoints, settings: PostgresSettings) -> None:
         self._points = points
-        super().__init__(settings.database, connector=lambda: _connect(points, settings))
+        images = StateImages(settings.kafka, group=settings.group)
+        super().__init__(settings.database, connector=lambda: _connect(points, settings), images=images)
 
     def take(self, topic: str, partition: int, topic_id: str, start: int) -> tuple[int, int, str]:
         """See Writer."""

@@ -29,7 +29,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A batch with its plan, and the assignment it belongs to."""
 
     batch: Batch
-    plan: Plan
+    plan: Plan | None
+    """None: the batch has a hole, which only the slow path can close."""
     generation: int
 
 
@@ -80,7 +81,7 @@ class Committer:
         """True while `submit` would have to wait."""
         return self._jobs.full()
 
-    def submit(self, batch: Batch, plan: Plan) -> None:
+    def submit(self, batch: Batch, plan: Plan | None) -> None:
         """Hand a batch over. Only one thread submits, and not while `full`."""
         with self._guard:
             self._open += 1
@@ -157,6 +158,8 @@ class Committer:
     def _settle(self, job: Job) -> Written:
         standing = self._writer.standing(job.batch.spans)
         if standing is Standing.COMMITTED:
+            if job.plan is None:
+                return Written(changes=job.batch.rows, slow=True)
             return Written(changes=job.plan.changes, repeats=job.plan.repeats)
         # Whether fenced or not committed: the write's own fence decides.
         return self._writer.write(job.batch, job.plan)

@@ -80,7 +80,7 @@ class Gathering:
             raise OffsetHole(
                 f"expected offset {owned.next_offset}, found {message.offset}",
                 where=f"{message.topic}[{message.partition}]",
-                advice="changes between them are lost to this sink; rebuild the rows from vm.state",
+                advice="nothing was written; if they are gone from the topic, the restart takes whole states instead",
             )
         if message.value is None:
             raise bad_record("it has no value", message.topic, message.partition, message.offset)

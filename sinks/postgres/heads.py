@@ -129,7 +129,7 @@ def _runs(stretches: Sequence[Stretch]) -> tuple[list[Run | None], list[bool]]:
     for stretch in stretches:
         value = stretch.facets.get(Facet.RUN.value)
         runs.append(None if value is None else value.after)
-        is_set.append(value is not None or stretch.removed or stretch.begins)
+        is_set.append(value is not None or stretch.removed or stretch.begins or stretch.repaired)
     return runs, is_set
 
 
@@ -153,6 +153,6 @@ def _origin(changes: Sequence[VmChange] | Sequence[HostChange]) -> list[Array]:
 
 def _guards(stretches: Sequence[Stretch]) -> list[Array]:
     return [
-        numbers(Kind.INT8, [stretch.first.version for stretch in stretches]),
-        numbers(Kind.INT8, [signed(stretch.first.previous_digest) for stretch in stretches]),
+        numbers(Kind.INT8, [stretch.follows[0] + 1 for stretch in stretches]),
+        numbers(Kind.INT8, [signed(stretch.follows[1]) for stretch in stretches]),
     ]

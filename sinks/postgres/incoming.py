@@ -46,8 +46,13 @@ def _facet_decoder(name: str) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind) if kind is not None else msgspec.msgpack.Decoder()
 
 
+def typed_facet(name: str, value: bytes | msgspec.Raw) -> Any:
+    """The facet in these bytes; of one that this version does not know, the plain map. Raises msgspec.DecodeError."""
+    return _facet_decoder(name if name in _FACETS else "").decode(value)
+
+
 def _typed(name: str, change: FacetChange) -> TypedFacetChange:
-    after = None if change.cleared else _facet_decoder(name if name in _FACETS else "").decode(change.after)
+    after = None if change.cleared else typed_facet(name, change.after)
     return TypedFacetChange(change.before, after, change.changed)
 
 

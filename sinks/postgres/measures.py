@@ -27,6 +27,8 @@ class Measures:
         self._repeats = registry.counter(metrics.DROPPED, reason="repeat", intentional="true")
         self._misses = registry.counter(metrics.GUARD_MISSES)
         self._fenced = registry.counter(metrics.FENCED)
+        self._stale = registry.counter(metrics.DROPPED, reason="older_incarnation", intentional="false")
+        self._repaired = registry.counter(metrics.REPAIRED_ROWS)
 
     def done(self, done: Done) -> None:
         """A batch was committed."""
@@ -36,6 +38,8 @@ class Measures:
         self._retried.inc(done.retries)
         self._vm_changes.inc(done.written.changes)
         self._repeats.inc(done.written.repeats)
+        self._stale.inc(done.written.stale)
+        self._repaired.inc(done.written.repaired)
         if done.written.slow:
             self._misses.inc()
         if (observed_at := oldest_observed_at(done.batch)) is not None:
@@ -43,6 +47,10 @@ class Measures:
         for span in done.batch.spans:
             received = self._registry.counter(metrics.RECEIVED, topic=span.topic)
             received.inc(span.next_offset - span.expected)
+
+    def repaired(self, rows: int) -> None:
+        """So many rows took their whole state when a partition was taken over."""
+        self._repaired.inc(rows)
 
     def lag(self, consumer: confluent_kafka.Consumer, positions: Sequence[confluent_kafka.TopicPartition]) -> None:
         """How far these positions are behind the ends that the consumer last heard of; asks nobody."""

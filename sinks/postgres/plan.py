@@ -78,6 +78,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     changes: int
     repeats: int
     stale: int
+    repaired: int
+
+
+class Images(msgspec.Struct, frozen=True, kw_only=True):
+    """Whole states by subject, as changes that name everything; where changes are missing they take their place."""
+
+    vms: Mapping[str, Incoming] = {}
+    hosts: Mapping[str, Incoming] = {}
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,14 +99,15 @@ _VM_COPY = statements.copy_into("vm_change", VM_CHANGE_COLUMNS)
 _HOST_COPY = statements.copy_into("host_change", HOST_CHANGE_COLUMNS)
 
 
-def plan(batch: Batch, *, server_version: int, known: Versions | None = None) -> Plan:
-    """Plan a batch; with `known`, without the changes that the rows already hold.
+def plan(batch: Batch, *, server_version: int, known: Versions | None = None, images: Images | None = None) -> Plan:
+    """Plan a batch; with `known`, without the changes that the rows already hold; with `images`, across holes.
 
     Raises Missing for a hole in a subject's versions, and ValueError, OverflowError or struct.error for a value that
     its column can not hold.
     """
-    vms = coalesce(batch.vms, None if known is None else known.vms)
-    hosts = coalesce(batch.hosts, None if known is None else known.hosts)
+    images = images or Images()
+    vms = coalesce(batch.vms, None if known is None else known.vms, images.vms)
+    hosts = coalesce(batch.hosts, None if known is None else known.hosts, images.hosts)
     copies = []
     if vms.history:
         copies.append((_VM_COPY, vm_history(vms.history)))
@@ -113,6 +122,7 @@ def plan(batch: Batch, *, server_version: int, known: Versions | None = None) ->
         changes=len(vms.history) + len(hosts.history),
         repeats=vms.repeats + hosts.repeats,
         stale=vms.stale + hosts.stale,
+        repaired=vms.repaired + hosts.repaired,
     )
 
 
@@ -168,8 +178,8 @@ def _facet_steps(tables: Mapping[str, FacetTable], stretches: Sequence[Stretch])
         for facet, value in stretch.facets.items():
             if facet in tables:
                 (gone if value.after is None else written)[facet].append(stretch)
-        if stretch.removed or stretch.begins:
-            over = gone if stretch.removed else left
+        if stretch.removed or stretch.begins or stretch.repaired:
+            over = gone if stretch.removed or stretch.repaired else left
             for facet in tables.keys() - stretch.facets.keys():
                 over[facet].append(stretch)
     steps = []

@@ -33,7 +33,9 @@ from schemas.vm_change import VmChange
 from sinks.postgres.committer import Committer, Done
 from sinks.postgres.connection import where
 from sinks.postgres.gather import Arrived, Gathering, TopicPart
+from sinks.postgres.images import StateImages
 from sinks.postgres.measures import Measures
+from sinks.postgres.plan import Span
 from sinks.postgres.schema import check_schema
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.writer import Writer
@@ -64,7 +66,8 @@ class PostgresSink:
     def __init__(self, settings: PostgresSettings, writer: Writer | None = None) -> None:
         self._settings = settings
         self._place = where(settings.database)
-        self._writer = writer or Writer(settings.database)
+        images = StateImages(settings.kafka, group=settings.group)
+        self._writer = writer or Writer(settings.database, images=images)
         prefix = settings.kafka.topic_prefix
         self._gathering = Gathering(settings.batch, {prefix + VM_CHANGES: VmChange, prefix + HOST_CHANGES: HostChange})
         self._committer = Committer(self._writer, random=random.random)
@@ -81,6 +84,7 @@ class PostgresSink:
         self._to_commit: dict[TopicPart, int] = {}
         self._committed_at = 0.0
         self._is_set_up = False
+        self._heartbeat: Heartbeat | None = None
 
     def check(self) -> None:
         """Reach Kafka and PostgreSQL, compare topics and schema; changes nothing.
@@ -108,7 +112,7 @@ class PostgresSink:
         self._health.start()
         self._committer.start()
         consumer = self._subscribe()
-        heartbeat = self._watchdog.heartbeat("sink loop", limit_seconds=_LOOP_LIMIT_SECONDS)
+        heartbeat = self._heartbeat = self._watchdog.heartbeat("sink loop", limit_seconds=_LOOP_LIMIT_SECONDS)
         self._watchdog.start()
         try:
             while not stop.is_set():
@@ -213,23 +217,37 @@ class PostgresSink:
             raise TopicMismatch(
                 f"the database holds changes of a topic {recorded}, the broker's has the id {self._topic_ids[topic]}",
                 where=f"{topic}[{partition}] and {self._place}, table sink_position",
-                advice="it was deleted and made again, or this is another cluster: use the database that belongs to it",
-            )
-        if next_offset < low:
-            raise OffsetHole(
-                f"the database stands at offset {next_offset}, the topic begins at {low}",
-                where=f"{topic}[{partition}]",
-                advice="the changes between are gone from the topic: rebuild the rows from vm.state",
+                advice="it was deleted and made again, or this is another cluster: stop all workers and run "
+                "`deltavisor topics adopt`, or use the database that belongs to it",
             )
         if next_offset > high:
             raise TopicMismatch(
                 f"the database stands at offset {next_offset}, the topic ends at {high}",
                 where=f"{topic}[{partition}]",
-                advice="the topic has lost its end: restore it, or use the database that belongs to it",
+                advice="the topic has lost its end: stop all workers and run `deltavisor topics adopt`",
             )
+        if next_offset < low:
+            span = Span(topic=topic, partition=partition, epoch=epoch, expected=next_offset, next_offset=low)
+            self._repair(span)
+            next_offset = low
         self._gathering.own((topic, partition), epoch, next_offset)
         at.offset = next_offset
         return at
+
+    def _repair(self, span: Span) -> None:
+        """Changes are gone from the topic unread, or those before its start were: take whole states instead."""
+        of_hosts = span.topic == self._settings.kafka.topic_prefix + HOST_CHANGES
+        beat = self._heartbeat.beat if self._heartbeat is not None else lambda: None
+        repaired = self._writer.repair(span, of_hosts=of_hosts, rows=self._settings.batch.rows, progress=beat)
+        self._measures.repaired(repaired)
+        _log.error(
+            "changes_gone",
+            topic=span.topic,
+            partition=span.partition,
+            first_missing=max(0, span.expected),
+            next_offset=span.next_offset,
+            repaired_rows=repaired,
+        )
 
     def _read(self, consumer: confluent_kafka.Consumer) -> None:
         room = self._gathering.room
@@ -264,7 +282,7 @@ class PostgresSink:
             raise OffsetHole(
                 "the offset to go on from is gone from the topic",
                 where=place,
-                advice="the sink was away longer than the topic keeps changes: rebuild the rows from vm.state",
+                advice="the sink was away longer than the topic keeps changes: the restart takes whole states instead",
             )
         if error.code() in (
             confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,

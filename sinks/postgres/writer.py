@@ -8,7 +8,8 @@
     COMMIT
 
 Whatever fails rolls the whole batch back. It can be written again at any time: the position tells whether it was.
-The slow path reads the rows' versions once, drops what they hold, and writes the rest the same way.
+The slow path reads the rows' versions once, drops what they hold, and writes the rest the same way. Where changes are
+missing for good, it takes the whole state from the state topics (`images`), as soon as that is as new as what arrived.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ import msgspec
 import psycopg
 
 from infra.runtime.errors import DatabaseRefused, FatalError, SelfFenced, TooManyBad, TransientError
+from infra.runtime.log import get_logger
+from schemas.host_change import HostChange
+from schemas.vm_change import VmChange
 from sinks.postgres import statements
 from sinks.postgres.binary import Array, uuids
-from sinks.postgres.coalesce import Known
+from sinks.postgres.coalesce import Known, Missing
 from sinks.postgres.connection import Connection, LoginRefused, connect, where
-from sinks.postgres.plan import Batch, Plan, Round, Span, Step, Versions, plan
+from sinks.postgres.images import ImageSource
+from sinks.postgres.incoming import Incoming
+from sinks.postgres.plan import Batch, Images, Plan, Round, Span, Step, Versions, plan
 from sinks.postgres.settings import Database
 from sinks.postgres.sqlstate import Verdict, describe, verdict_of
+
+_log = get_logger(__name__)
 
 APPLICATION_NAME = "deltavisor-sink-postgres"
 
@@ -51,6 +59,8 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     changes: int
     repeats: int = 0
     stale: int = 0
+    repaired: int = 0
+    """Rows that took the whole state, since changes before it are gone."""
     slow: bool = False
     """The rows had to be read to tell the new changes from those already there."""
 
@@ -62,7 +72,15 @@ class _NotNewError(Exception):
 class Writer:
     """One connection and what is known about it. Used by one thread at a time."""
 
-    def __init__(self, settings: Database, *, connector: Callable[[], Connection] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Database,
+        *,
+        connector: Callable[[], Connection] | None = None,
+        images: ImageSource | None = None,
+    ) -> None:
+        """Without `images` a hole in the changes is raised as Missing."""
+        self._images = images
         self._settings = settings
         self._place = where(settings)
         self._connect = connector or (lambda: connect(settings, application_name=APPLICATION_NAME))
@@ -106,15 +124,18 @@ class Writer:
         epoch, next_offset, recorded = row
         return int(epoch), int(next_offset), str(recorded)
 
-    def prepare(self, batch: Batch) -> Plan:
-        """Pack a batch; needs no connection once there was one. Raises Missing, TooManyBad."""
-        return self._plan(batch, None)
+    def prepare(self, batch: Batch) -> Plan | None:
+        """Pack a batch; needs no connection once there was one. None for one with a hole. Raises TooManyBad."""
+        try:
+            return self._plan(batch)
+        except Missing:
+            return None
 
-    def write(self, batch: Batch, prepared: Plan) -> Written:
-        """Write a batch as one transaction, as prepared or, if some of it is there already, by the slow path.
+    def write(self, batch: Batch, prepared: Plan | None) -> Written:
+        """Write a batch as one transaction, as prepared or, if some is there already or missing, by the slow path.
 
-        Raises TransientError (nothing is written, or the outcome is unknown: ask `standing`), SelfFenced (another
-        process owns a partition), Missing, TooManyBad, DatabaseRefused.
+        Raises TransientError (nothing is written, or the outcome is unknown: ask `standing`; or the whole state of
+        what is missing is not there yet), SelfFenced (another process owns a partition), TooManyBad, DatabaseRefused.
         """
         try:
             return self._write(batch, prepared)
@@ -135,6 +156,37 @@ class Writer:
             return Standing.NOT_COMMITTED
         return Standing.FENCED
 
+    def repair(self, span: Span, *, of_hosts: bool, rows: int, progress: Callable[[], object] = lambda: None) -> int:
+        """Take every state that is newer than its row, then move the position over what is gone; how many were taken.
+
+        In transactions of so many rows; killed between two, it is begun again and finds less to do. Raises as `write`.
+        """
+        if self._images is None:
+            raise FatalError("this writer has no source of whole states", where=self._place)
+        read = self._images.hosts if of_hosts else self._images.vms
+        states = list(read(span.partition).values())
+        repaired = 0
+        standing = msgspec.structs.replace(span, next_offset=span.expected)
+        for begin in range(0, len(states), rows):
+            chunk = tuple(states[begin : begin + rows])
+            batch = Batch(spans=(standing,), vms=() if of_hosts else chunk, hosts=chunk if of_hosts else ())
+            repaired += self._repair(batch)
+            progress()
+        self._repair(Batch(spans=(span,)))
+        return repaired
+
+    def _repair(self, batch: Batch) -> int:
+        try:
+            connection = self.open()
+            images = Images(
+                vms={item.subject_id: item for item in batch.vms}, hosts={item.subject_id: item for item in batch.hosts}
+            )
+            taken = self._plan(batch, self._versions(connection, batch), images)
+            self._execute(connection, taken)
+        except psycopg.Error as error:
+            self._fail(error)
+        return taken.changes
+
     def ensure_days(self, days: Iterable[date]) -> None:
         """Make the history's partitions for these UTC days and a few after each. Raises TransientError and the rest."""
         try:
@@ -142,16 +194,16 @@ class Writer:
         except psycopg.Error as error:
             self._fail(error)
 
-    def _write(self, batch: Batch, prepared: Plan) -> Written:
+    def _write(self, batch: Batch, prepared: Plan | None) -> Written:
         connection = self.open()
-        if not self._expect_repeats:
+        if prepared is not None and not self._expect_repeats:
             try:
                 self._execute(connection, prepared)
             except _NotNewError:
                 self._expect_repeats = True
             else:
                 return Written(changes=prepared.changes, repeats=prepared.repeats, stale=prepared.stale)
-        rest = self._plan(batch, self._versions(connection, batch))
+        rest = self._across_holes(batch, self._versions(connection, batch))
         try:
             self._execute(connection, rest)
         except _NotNewError as error:
@@ -162,11 +214,29 @@ class Writer:
             ) from error
         # One repeat is rarely alone: stay in the slow path until a batch has none.
         self._expect_repeats = rest.repeats > 0
-        return Written(changes=rest.changes, repeats=rest.repeats, stale=rest.stale, slow=True)
+        return Written(changes=rest.changes, repeats=rest.repeats, stale=rest.stale, repaired=rest.repaired, slow=True)
 
-    def _plan(self, batch: Batch, known: Versions | None) -> Plan:
+    def _across_holes(self, batch: Batch, known: Versions) -> Plan:
+        """The plan without what is known; where changes are missing, with whole states in their place."""
+        images = Images()
+        for _ in (VmChange, HostChange):
+            try:
+                rest = self._plan(batch, known, images)
+            except Missing as missing:
+                if self._images is None:
+                    raise
+                images = _with_images_of(missing, images, self._images)
+            else:
+                return rest
         try:
-            return plan(batch, server_version=self.server_version, known=known)
+            rest = self._plan(batch, known, images)
+        except Missing as missing:
+            raise TransientError(f"{missing.what}, and no state as new is there yet", where=missing.where) from missing
+        return rest
+
+    def _plan(self, batch: Batch, known: Versions | None = None, images: Images | None = None) -> Plan:
+        try:
+            return plan(batch, server_version=self.server_version, known=known, images=images)
         except (ValueError, OverflowError, struct.error) as error:
             first = batch.spans[0]
             raise TooManyBad(
@@ -230,6 +300,20 @@ class Writer:
         raise FatalError(
             f"the database refuses what was sent ({text})", where=self._place, advice="this is a mistake in the sink"
         ) from error
+
+
+def _with_images_of(missing: Missing, images: Images, source: ImageSource) -> Images:
+    """The images and those of what is missing: subjects of one kind, since each kind is folded by itself."""
+    wanted: dict[int, set[str]] = {}
+    for subject_id, item in missing.arrived.items():
+        wanted.setdefault(item.partition, set()).add(subject_id)
+    of_vms = isinstance(next(iter(missing.arrived.values())).change, VmChange)
+    read = source.vms if of_vms else source.hosts
+    found: dict[str, Incoming] = {}
+    for partition, subjects in wanted.items():
+        found.update(read(partition, subjects))
+    _log.error("changes_missing", subjects=len(missing.arrived), states_found=len(found), error=str(missing))
+    return Images(vms=found, hosts=images.hosts) if of_vms else Images(vms=images.vms, hosts=found)
 
 
 def _run(cursor: psycopg.Cursor[tuple[object, ...]], step: Step) -> int:
