@@ -53,6 +53,7 @@ def write_settings(path: Path, endpoints: Endpoints, options: LineOptions) -> Pa
         },
         "log": {"format": "console" if options.console_logs else "json"},
         "hosts": {"tick_key_file": str(secrets / "tick_key")},
+        "vms": {"intent_key_file": str(secrets / "tick_key")},
         "postgres": {
             "dsn": psycopg.conninfo.make_conninfo(endpoints.postgres, user=RoleSettings().sink),
             "password_file": str(secrets / "pg_sink"),

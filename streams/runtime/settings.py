@@ -106,6 +106,21 @@ class HostsStreamSettings(StreamSettings):
 
 
 class VmsStreamSettings(StreamSettings):
-    """Settings of the vms stage."""
+    """Settings of the vms stage, which copies intents into its own log."""
 
     component: ClassVar[str] = "vms"
+
+    intent_key: Secret | None = None
+    """Signs the copies; shared by all workers of the stage and by nobody else, the key of the ticks will do. Give it as
+    `intent_key_file`. Without it no intent is taken."""
+
+    @model_validator(mode="after")
+    def _key_is_no_word(self) -> Self:
+        if self.intent_key is not None and len(self.intent_key.reveal()) < FEWEST_KEY_CHARACTERS:
+            raise ValueError(f"intent_key has fewer than {FEWEST_KEY_CHARACTERS} characters")
+        return self
+
+    @property
+    def intent_secret(self) -> bytes:
+        """The key as `schemas.intent.sign_intent` takes it; empty when there is none."""
+        return b"" if self.intent_key is None else self.intent_key.reveal().encode()

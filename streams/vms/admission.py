@@ -4,7 +4,8 @@ Facets are read here and nowhere else. What is equal to what the claim holds, by
 """
 
 from sys import intern
-from typing import NamedTuple
+
+import msgspec
 
 from schemas.facets.guest import Guest
 from schemas.facets.run import Run
@@ -18,7 +19,9 @@ from streams.vms.facets import (
     MalformedFacet,
     pack,
     raw_mark,
+    raw_of,
     read,
+    reading,
     rejected,
     same,
     value_of,
@@ -50,30 +53,27 @@ class News:
 
 def is_repeat(turn: Turn, claim: Claim | None) -> bool:
     """At or below the position of this host's claim (A1)."""
-    return claim is not None and turn.proof.position <= claim.position
+    return claim is not None and turn.position <= (claim.log, claim.offset)
 
 
-class Sent(NamedTuple):
-    """A facet that the claim does not know byte by byte."""
-
-    slot: int
-    raw: bytes
-    data: bytes
+Sent = tuple[int, bytes, bytes]
+"""A facet that the claim does not know byte by byte: slot, raw mark, data."""
 
 
 def sent_facets(turn: Turn, claim: Claim | None, observation: VmObservation) -> list[Sent]:
     """The facets that are not what the claim holds already, by slot: `run` stands before what depends on it."""
-    known = NO_FACETS if claim is None or claim.borrowed else claim.facets
-    sent = []
+    known = NO_FACETS if claim is None or claim.borrowed or turn.force else claim.facets
+    vm_id = observation.vm_id
+    sent: list[Sent] = []
     for name, data in observation.facets.items():
         slot = SLOT_OF.get(name)
         if slot is None:
             turn.state.count("rejected_facets", "unknown")
             continue
-        raw = raw_mark(observation.vm_id, name, data)
+        raw = raw_mark(vm_id, slot, data)
         packed = known[slot]
-        if packed is None or packed[:8] != raw:
-            sent.append(Sent(slot, raw, data))
+        if packed is None or raw_of(packed) != raw:
+            sent.append((slot, raw, data))
     if len(sent) > 1:
         sent.sort()
     return sent
@@ -105,7 +105,7 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
         news.changed = True
     if news.run is not None:
         take_run(claim, news.run)
-    claim.log, claim.offset = turn.proof.position
+    claim.log, claim.offset = turn.position
     claim.appended_at = turn.proof.appended_at
     claim.seen = turn.seen
     return news
@@ -116,16 +116,22 @@ def _take_facet(turn: Turn, vm: Vm, claim: Claim, host: Host, sent: Sent, news: 
     known = claim.facets[slot]
     try:
         facet = read(slot, data)
-        value = None if known is None else value_of(known)
-        if value and same_boot and _same_process(claim, news):
-            facet = merge(read(slot, value), facet)
     except MalformedFacet as problem:
         _set(claim, slot, rejected(raw, known))
         reject_facet(turn, vm, host, slot, data, str(problem))
         return
-    packed = pack(raw, facet)
+    if same_boot and _same_process(claim, news):
+        before = _held(turn, slot, known)
+        if before is not None:
+            facet = merge(before, facet)
+    packed = pack(raw, facet, turn.readings)
     if known is not None and same(known, packed):
-        _set(claim, slot, with_raw(raw, known))
+        if not turn.force or value_of(known) == value_of(packed):
+            _set(claim, slot, with_raw(raw, known))
+            return
+        # The fingerprint says equal, the bytes differ: in noted fields, or because our row is damaged.
+        _set(claim, slot, packed)
+        turn.state.dirty_facets[(vm.id, claim.host, slot)] = None
         return
     _set(claim, slot, packed)
     turn.state.dirty_facets[(vm.id, claim.host, slot)] = None
@@ -134,6 +140,14 @@ def _take_facet(turn: Turn, vm: Vm, claim: Claim, host: Host, sent: Sent, news: 
         news.run = facet
     elif isinstance(facet, Guest):
         news.guest_answered = facet.agent_connected is True
+
+
+def _held(turn: Turn, slot: int, packed: bytes | None) -> msgspec.Struct | None:
+    """The facet as we hold it; None when we hold none, or our row is damaged."""
+    try:
+        return reading(slot, packed, turn.readings)
+    except MalformedFacet:
+        return None
 
 
 def _same_process(claim: Claim, news: News) -> bool:

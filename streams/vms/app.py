@@ -3,14 +3,25 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from streams.runtime.settings import StreamSettings
+from streams.runtime.settings import StreamSettings, VmsStreamSettings
 from streams.vms.emit import VM_CHANGES
-from streams.vms.letters import DEAD_LETTERS, RESYNC_REQUESTS, VM_OBSERVATIONS
+from streams.vms.letters import DEAD_LETTERS, VM_OBSERVATIONS
 from streams.vms.loading import VmsLoader
+from streams.vms.repairs import RESYNC_REQUESTS
 
 VM_STATE: Final = "vm.state"
 
-METRICS: Final = ("changes", "dead_letters_records", "offset_gaps", "rejected_facets", "repeats_records", "resyncs")
+METRICS: Final = (
+    "changes",
+    "dead_letters_records",
+    "facet_sums",
+    "intents_records",
+    "observation_gaps",
+    "offset_gaps",
+    "rejected_facets",
+    "repeats_records",
+    "resyncs",
+)
 
 
 class VmsStage:
@@ -22,16 +33,31 @@ class VmsStage:
     outputs: tuple[str, ...] = (VM_CHANGES, RESYNC_REQUESTS, DEAD_LETTERS)
 
     def __init__(
-        self, partitions: int, topic_ids: Mapping[str, str], *, another_log: frozenset[int] = frozenset()
+        self,
+        partitions: int,
+        topic_ids: Mapping[str, str],
+        *,
+        another_log: frozenset[int] = frozenset(),
+        intent_secret: bytes = b"",
     ) -> None:
-        """`another_log`: partitions of vm.observations to be taken for another log than their table's."""
+        """`another_log`: partitions of vm.observations to be taken for another log than their table's.
+
+        `intent_secret`: key of the copies of intents; without it none is believed.
+        """
+        self._intent_secret = intent_secret
         self._another_log = another_log
         self._partitions = partitions
         self._topic_ids = dict(topic_ids)
 
     def loader(self, partition: int) -> VmsLoader:
         """A loader for an assigned partition."""
-        return VmsLoader(partition, self._partitions, self._topic_ids, another_log=partition in self._another_log)
+        return VmsLoader(
+            partition,
+            self._partitions,
+            self._topic_ids,
+            another_log=partition in self._another_log,
+            intent_secret=self._intent_secret,
+        )
 
     def metric_names(self) -> Iterable[str]:
         """Names that `drain_counts` may use."""
@@ -40,4 +66,5 @@ class VmsStage:
 
 def build(settings: StreamSettings, partitions: int, topic_ids: Mapping[str, str]) -> VmsStage:
     """The stage for topics of so many partitions. `topic_ids`: topic constant -> id of the topic as it is now."""
-    return VmsStage(partitions, topic_ids)
+    secret = settings.intent_secret if isinstance(settings, VmsStreamSettings) else b""
+    return VmsStage(partitions, topic_ids, intent_secret=secret)

@@ -5,8 +5,8 @@ from schemas.ids import VmId
 from schemas.observation import VmObservation
 from streams.vms.admission import admit, sent_facets
 from streams.vms.facets import IDENTITY
-from streams.vms.letters import ask_once
 from streams.vms.owner import exit_of
+from streams.vms.repairs import ask_once
 from streams.vms.state import Claim, Host, Vm
 from streams.vms.succession import adopt
 from streams.vms.turn import UNBORN, Turn

@@ -25,7 +25,7 @@ class Standing(Enum):
 class Source:
     """The readings of one hosts partition."""
 
-    __slots__ = ("ahead", "base", "log", "standing", "tick", "tick_at")
+    __slots__ = ("ahead", "base", "chain_log", "log", "standing", "tick", "tick_at", "until")
 
     def __init__(self) -> None:
         self.log = 0
@@ -36,6 +36,10 @@ class Source:
         self.ahead = 0
         """The pulse when it was last heard."""
         self.standing = Standing.WAITING
+        self.chain_log = -1
+        """Log of `until`; -1 before its batches were heard."""
+        self.until = -1
+        """Offset up to which its batches join one another."""
 
 
 class Moved(NamedTuple):

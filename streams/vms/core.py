@@ -1,6 +1,7 @@
 """The rules of the vms stage, in the order in which they are applied. Pure: state + input -> state + effects.
 
-    input record (one batch of one hosts partition)
+    input record (one batch of one hosts partition; or a copy of an intent)
+      does it join the last one of its partition      -> if not, what was lost is asked for again
       each report, in log order                       -> one turn: at most one change per VM
         1. each VM       admission A1-A5, then by who speaks:
              nobody knows the VM      births    A6          removed row   births   A7
@@ -9,36 +10,43 @@
              gone from the list       hosts     S2, O2, O9
         2. inventory     what is not in it is gone
         3. host events   silence, back, confirmed, new boot: H1-H6, S3
+        4. sums          what the hosts stage let through against what is held: repairs
       the clock reading
-        4. partitions left out, or caught up          -> unread; late claims judged once (O6)
-        5. timers that ran out, one turn each         -> losses judged, holds, grace, powering_up (S5, S10)
+        5. partitions left out, or caught up          -> unread; late claims judged once (O6)
+        6. timers that ran out, one turn each         -> losses judged, holds, grace, powering_up (S5, S10)
 
 Who owns a VM, and whether it may be called down, is decided in `succession` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from schemas.change import Cause
 from schemas.codec import NewerMajorError, RecordError, decode
 from schemas.ids import VmId
+from schemas.intent import INTENT_KEY
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
-from schemas.status import Doubt
 from schemas.vm_state import Timer
-from streams.runtime.stage import Batch, Counts, Demand, Input
+from streams.runtime.stage import Batch, Counts, Demand, Fits, Input, Marks
 from streams.vms import timers
 from streams.vms.admission import News, admit, has_news, is_repeat, sent_facets
 from streams.vms.births import birth, on_removed
 from streams.vms.emit import publish
+from streams.vms.gaps import distrust, forget_chains, hear_chain
 from streams.vms.hosts import leave, mind_boot, on_event, show_doubts, take_inventory
-from streams.vms.letters import ask, reject_record
+from streams.vms.intents import take_intent
+from streams.vms.letters import reject_record
 from streams.vms.losses import judge_loss
 from streams.vms.owner import guest_is_up, on_owner
+from streams.vms.poison import concerns_suspects, isolate
 from streams.vms.policy import RULES_VERSION
+from streams.vms.reasserting import reassert
 from streams.vms.removal import forget, remove_when_due
+from streams.vms.repairs import ask_due, take_answers
 from streams.vms.rivals import end_grace, judge, judge_all, on_rival
 from streams.vms.rows import GENERATION_BITS, seal
 from streams.vms.state import Claim, Host, Partition, Vm
+from streams.vms.sums import compare
 from streams.vms.turn import Proof, Turn
 
 ID_BYTES: Final = 16
@@ -69,6 +77,8 @@ class VmsCore:
 
     def __init__(self, state: Partition) -> None:
         self.state = state
+        self.make_turn: Callable[[Partition, int, int, Proof], Turn] = Turn
+        """Something else while an input is isolated."""
         self._unsealed = False
 
     @property
@@ -80,12 +90,45 @@ class VmsCore:
     def applied(self, offset: int) -> None:
         self.state.applied = offset
 
+    @property
+    def next_intent(self) -> int:
+        """See IntentCore."""
+        return self.state.intents.next_offset
+
     def apply(self, record: Input) -> Demand:
         """Apply one batch of observations."""
+        if record.key == INTENT_KEY:
+            return self._take_intent(record)
+        batch = self._read(record)
+        if self.state.suspects and batch is not None and concerns_suspects(self.state, batch):
+            return isolate(self, record, batch)
+        return self.take(record, batch)
+
+    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
+        """See PartitionCore."""
+        if record.key == INTENT_KEY:
+            return self._take_intent(record)
+        batch = self._read(record)
+        if batch is None:
+            return self.take(record, batch)
+        return isolate(self, record, batch, condemned=condemned, fits=fits, before=before)
+
+    def reassert(self, key: bytes) -> None:
+        """See PartitionCore."""
+        reassert(self.state, key)
+
+    def skip(self, record: Input) -> None:
+        """This input is dealt with; nothing of it was applied."""
+        self.state.applied = record.offset
+        self._unsealed = True
+
+    def take(self, record: Input, batch: ObservationBatch | None) -> Demand:
+        """Apply what was read of this input; None when nobody could read it."""
         state = self.state
         before = len(state.outputs) + len(state.dirty_heads) + len(state.dirty_facets)
-        batch = self._read(record)
         if batch is not None:
+            if hear_chain(state, batch):
+                self._miss_observations(record, batch)
             for index, report in enumerate(batch.reports):
                 self._report(record, batch, index, report)
             self._hear_clock(record, batch)
@@ -100,17 +143,24 @@ class VmsCore:
         state.applied = next_offset - 1
         self._unsealed = True
         state.count("offset_gaps", amount=next_offset - first_missing)
-        turn = self._turn(next_offset - 1, 0, Proof(state.number, 0, -1, state.clock.newest_at, state.clock.newest_at))
-        for host_id in sorted(state.hosts):
-            host = state.hosts[host_id]
-            host.confirmed = False
-            host.reasons |= {Doubt.REBUILDING}
-            state.dirty_hosts[host_id] = None
-            ask(state, host_id, "gap", f"gap:{first_missing}:{next_offset}")
-            show_doubts(turn, host)
-        for vm_id in turn.opened:
-            turn.because(state.vms[vm_id], Cause.GAP)
-        publish(turn)
+        turn = self.turn(next_offset - 1, 0, Proof(state.number, 0, -1, state.clock.newest_at, state.clock.newest_at))
+        forget_chains(state)
+        distrust(turn, state.hosts.values(), "gap")
+
+    def _miss_observations(self, record: Input, batch: ObservationBatch) -> None:
+        """Batches of this source between the last one heard and this are missing."""
+        state = self.state
+        state.count("observation_gaps")
+        turn = self.turn(record.offset, 0, Proof(batch.source, batch.log, -1, batch.tick_at, batch.tick_at))
+        distrust(turn, [host for host in state.hosts.values() if host.source == batch.source], "lost_observations")
+
+    def _take_intent(self, record: Input) -> Demand:
+        state = self.state
+        before = len(state.outputs) + len(state.dirty_heads) + len(state.dirty_facets)
+        take_intent(state, record)
+        self.skip(record)
+        after = len(state.outputs) + len(state.dirty_heads) + len(state.dirty_facets)
+        return Demand(records=after - before + 1, urgent=after > before)
 
     def seal(self) -> Batch:
         """Everything since the last seal."""
@@ -145,10 +195,10 @@ class VmsCore:
             )
         return batch
 
-    def _turn(self, offset: int, index: int, proof: Proof) -> Turn:
+    def turn(self, offset: int, index: int, proof: Proof) -> Turn:
         state = self.state
         at = (state.generation << GENERATION_BITS) + offset
-        return Turn(state, at, (at + 1 << _SEEN_BITS) + index, proof)
+        return self.make_turn(state, at, (at + 1 << _SEEN_BITS) + index, proof)
 
     def _report(self, record: Input, batch: ObservationBatch, index: int, report: ReportObservations) -> None:
         proof = Proof(
@@ -161,7 +211,8 @@ class VmsCore:
             boot=report.boot_id,
             seq=report.seq,
         )
-        turn = self._turn(record.offset, index, proof)
+        turn = self.turn(record.offset, index, proof)
+        turn.force = report.force
         host = self.state.host(report.host_id, batch.source, report.boot_id)
         if proof.position < host.heard:
             self.state.count("repeats_records")
@@ -173,6 +224,10 @@ class VmsCore:
             _speak_of_host(turn, host, report)
         else:
             mind_boot(turn, host)
+        if report.answers:
+            take_answers(self.state, host, report.answers)
+        if report.facet_sum is not None:
+            compare(turn, host, report.facet_sum)
         if turn.opened:
             host.heard = proof.position
             self.state.dirty_hosts[host.id] = None
@@ -190,12 +245,14 @@ class VmsCore:
         moved = state.clock.hear(batch.source, batch.log, batch.tick, batch.tick_at)
         proof = Proof(batch.source, batch.log, -1, batch.tick_at, batch.tick_at, tick=batch.tick)
         if moved.left_out or moved.caught_up:
-            self._show_unread(self._turn(record.offset, 0, proof), moved.left_out, batch.source, moved.caught_up)
+            self._show_unread(self.turn(record.offset, 0, proof), moved.left_out, batch.source, moved.caught_up)
         if state.late_hosts and state.clock.caught_up(batch.source):
-            self._judge_late(self._turn(record.offset, 0, proof), batch.source)
+            self._judge_late(self.turn(record.offset, 0, proof), batch.source)
         if moved.risen:
             for vm_id, timer in state.timers.due(state.clock.ticks, state.clock.time):
-                self._run_out(self._turn(record.offset, 0, proof), vm_id, timer)
+                self._run_out(self.turn(record.offset, 0, proof), vm_id, timer)
+        if state.repairs:
+            ask_due(state)
 
     def _show_unread(self, turn: Turn, left_out: tuple[int, ...], source: int, caught_up: bool) -> None:
         touched = {*left_out, source} if caught_up else set(left_out)
@@ -222,7 +279,7 @@ class VmsCore:
 
     def _run_out(self, turn: Turn, vm_id: VmId, timer: Timer) -> None:
         vm = self.state.vms.get(vm_id)
-        if vm is None or timer not in vm.timers:
+        if vm is None or timer not in vm.timers or turn.repeats(vm):
             return
         turn.open(vm)
         self.state.disarm(vm, timer.kind)

@@ -11,6 +11,7 @@ from streams.vms import timers
 from streams.vms.admission import News
 from streams.vms.owner import lost_in_boot, on_owner, on_owner_gone
 from streams.vms.policy import JUDGE_NS
+from streams.vms.repairs import heard_again
 from streams.vms.rivals import judge, judge_all, on_rival_gone
 from streams.vms.state import Claim, Host, Vm
 from streams.vms.turn import Turn
@@ -54,6 +55,7 @@ def _unheard(host: Host, reachability: Reachability, doubt: Doubt) -> None:
 def _back(turn: Turn, host: Host) -> None:
     """Heard again; its VMs stay unknown until it is confirmed (H2)."""
     host.reachability = Reachability.UP
+    heard_again(turn.state, host)
 
 
 def _degraded(turn: Turn, host: Host) -> None:

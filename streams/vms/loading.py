@@ -8,6 +8,7 @@ its end; until then nothing but what is there twice costs anything.
 """
 
 from collections.abc import Iterator, Mapping
+from heapq import heappush
 from typing import cast
 
 import msgspec
@@ -19,8 +20,11 @@ from schemas.vm_state import VmFacet, VmHead
 from streams.runtime.stage import PARTITION_KEY, Kept
 from streams.vms.core import VmsCore
 from streams.vms.facets import NO_FACETS, SLOT_OF, pack_stored
-from streams.vms.letters import VM_OBSERVATIONS, ask
+from streams.vms.intent_log import IntentLog
+from streams.vms.intents import VM_INTENTS
+from streams.vms.letters import VM_OBSERVATIONS
 from streams.vms.policy import RULES_VERSION
+from streams.vms.repairs import want
 from streams.vms.rows import (
     GENERATION_BITS,
     HOST_PREFIX,
@@ -29,6 +33,7 @@ from streams.vms.rows import (
     claim_of_row,
     host_of_row,
     restore_clock,
+    restore_requests,
     vm_of_row,
 )
 from streams.vms.state import Partition, Vm
@@ -67,12 +72,22 @@ class VmsLoader:
     """Takes rows in log order, then builds the core."""
 
     def __init__(
-        self, partition: int, partitions: int, topic_ids: Mapping[str, str], *, another_log: bool = False
+        self,
+        partition: int,
+        partitions: int,
+        topic_ids: Mapping[str, str],
+        *,
+        another_log: bool = False,
+        intent_secret: bytes = b"",
     ) -> None:
-        """`another_log`: take vm.observations for another log than the table's, whatever its id."""
+        """`another_log`: take vm.observations for another log than the table's, whatever its id.
+
+        `intent_secret`: what signs copies of intents.
+        """
         self._another_log = another_log
         self._state = Partition(partition, partitions)
         self._state.topic_id = topic_ids.get(VM_OBSERVATIONS, "")
+        self._state.intents = IntentLog(intent_secret, topic_ids.get(VM_INTENTS, ""))
         self._vms: dict[bytes, _VmRows] = {}
         self._hosts: dict[bytes, VmsHostRow] = {}
         self._partition: VmsPartitionRow | None = None
@@ -186,6 +201,8 @@ class VmsLoader:
             state.floor = max(state.floor, host.applied)
             if host.late:
                 state.late_hosts.add(host.id)
+            if host.repair is not None:
+                heappush(state.repairs, (host.repair.due, host.id))
         lost: set[HostId] = set()
         while self._vms:
             key, rows = self._vms.popitem()
@@ -193,8 +210,9 @@ class VmsLoader:
                 lost |= self._restore_vm(key, rows)
             except (msgspec.DecodeError, ValueError) as problem:
                 raise self._damaged(key, problem) from problem
-        for host_id in sorted(lost):
-            ask(state, host_id, "lost_facet", f"lost:{state.generation}:{state.applied}")
+        state.torn = max((vm.applied for vm in state.vms.values()), default=-1)
+        for host_id in sorted(lost & state.hosts.keys()):
+            want(state, state.hosts[host_id], "lost_facet")
         return VmsCore(state)
 
     def _restore_partition(self) -> None:
@@ -210,6 +228,7 @@ class VmsLoader:
         except ValueError as problem:
             raise RecordError(f"vm.state[{state.number}]: {problem}") from problem
         same_log = not self._is_foreign(row)
+        restore_requests(state, row)
         state.table_start = row.table_start
         state.generation = row.generation if same_log else row.generation + 1
         state.applied = row.applied if same_log else -1
@@ -261,8 +280,9 @@ class VmsLoader:
         claim.facets = tuple(facets)
         vm.claims.append(claim)
         host = self._state.hosts.get(claim.host)
-        if host is not None and not claim.ended:
-            host.claims.add(vm.id)
+        if not claim.ended:
+            claims = self._state.orphans.setdefault(claim.host, set()) if host is None else host.claims
+            claims.add(vm.id)
         return missing
 
 

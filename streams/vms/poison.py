@@ -20,7 +20,7 @@ from schemas.change import Cause
 from schemas.codec import NewerMajorError, encode
 from schemas.ids import HostId, VmId, uuid_bytes
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
-from streams.runtime.stage import Demand, Fits, Input, Marks, Row
+from streams.runtime.stage import WHOLE, Demand, Fits, Input, Marks, Row
 from streams.vms.emit import publish
 from streams.vms.letters import put_aside
 from streams.vms.repairs import ask
@@ -83,6 +83,8 @@ def isolate(
 ) -> Demand:
     """Apply a batch without the VMs that can not be applied; see `PartitionCore.isolate`."""
     state = core.state
+    if WHOLE in condemned:
+        return put_aside_whole(core, record, batch, Fault(None, "crash", "applying it ended processes"))
     faults = {VmId(name): Fault(VmId(name), "crash", "applying it ended the process") for name in condemned}
     incomplete = _claims_known(state, batch)
     while True:
@@ -149,6 +151,8 @@ class _Told(list[VmObservation]):
             for one in group:
                 self.watch.last = one.vm_id
                 yield one
+        if self:
+            self.before(())
         self.watch.last = None
 
 

@@ -10,6 +10,17 @@ RULES_VERSION: Final = 1
 
 SECOND_NS: Final = 1_000_000_000
 
+ASK_FIRST_TICKS: Final = 30
+ASK_MOST_TICKS: Final = 600
+"""Between two requests of one need: doubled each time. An agent sends at most one asked snapshot a minute."""
+BUCKET_TOKENS: Final = 20
+TOKENS_PER_TICK: Final = 2
+"""Requests for snapshots per partition: a burst, then so many a second."""
+SPREAD_MOST_TICKS: Final = 600
+"""After a lost table hosts are asked one a second, but over no longer time than this."""
+UNEQUAL_SUMS: Final = 3
+"""So many unequal hourly sums of a host in a row: asking does not help, somebody has to look."""
+
 LEFT_OUT_TICKS: Final = 300
 """A hosts partition without a new tick while the others gained so many no longer holds the clock back."""
 LATE_NS: Final = 30 * SECOND_NS

@@ -12,7 +12,7 @@ batch of which only the first rows were written is recognised, VM by VM, when it
 """
 
 from sys import intern
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -22,13 +22,15 @@ from schemas.status import Doubt, Reachability
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import Position, VmFacet, VmHead
 from streams.runtime.stage import PARTITION_KEY, Batch, Row
-from streams.vms.availability import availability_of
+from streams.vms.availability import shown_availability
 from streams.vms.clock import Clock, Source, Standing
-from streams.vms.facets import NAMES, fingerprints, marks, normal_of, value_of
-from streams.vms.policy import RULES_VERSION
+from streams.vms.facets import NAMES, Prints, marks, normal_of, prints_of, value_of
+from streams.vms.policy import BUCKET_TOKENS, RULES_VERSION
+from streams.vms.requests import Repair
 from streams.vms.state import Claim, Host, Partition, Vm
 from streams.vms.texts import text_of
 from streams.vms.turn import shown_facets
+from streams.vms.twins import WORD, twin_of
 
 HOST_PREFIX: Final = b"#host/"
 GENERATION_BITS: Final = 40
@@ -44,6 +46,8 @@ class SourceRow(msgspec.Struct, frozen=True, array_like=True):
     base: int
     ahead: int
     standing: int
+    chain_log: int = -1
+    until: int = -1
 
 
 class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,12 +68,17 @@ class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=T
     sources: list[SourceRow]
     table_start: int = 0
     """Where the log of vm.state may begin; a later beginning means that rows were cut off."""
+    ask_tokens: int = BUCKET_TOKENS
+    ask_filled_at: int = 0
+    next_intent: int = 0
+    """Offset in vm.intents of the first record that was not taken."""
+    intents_topic_id: str = ""
 
 
 class VmsHostRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a partition of the stage knows of a host."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsHostRow", major=1, minor=0)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsHostRow", major=1, minor=1)
 
     host_id: HostId
     source: int
@@ -83,12 +92,22 @@ class VmsHostRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     late: bool
     repair_asked: bool
     applied: int
+    repair: Repair | None = None
+    unequal: int = 0
 
 
 _HEAD_SCHEMA: Final = header_of(VmHead)
 _FACET_SCHEMA: Final = header_of(VmFacet)
 _HOST_SCHEMA: Final = header_of(VmsHostRow)
 _PARTITION_SCHEMA: Final = header_of(VmsPartitionRow)
+
+_Head: Final = twin_of(VmHead)
+_Claim: Final = twin_of(ClaimRow)
+_Facet: Final = twin_of(VmFacet)
+_Host: Final = twin_of(VmsHostRow)
+
+
+_read_head: Final = msgspec.msgpack.Decoder(VmHead).decode
 
 
 def seal(state: Partition) -> Batch:
@@ -135,13 +154,12 @@ def _facet_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
         if packed is None:
             continue
         vm = state.vms[vm_id]
-        row = VmFacet(
-            incarnation=vm.incarnation,
-            version=vm.version,
-            applied=at,
-            fingerprint=normal_of(packed),
-            value=value_of(packed),
-        )
+        row = _Facet()
+        row.incarnation = vm.incarnation
+        row.version = vm.version
+        row.applied = at
+        row.fingerprint = normal_of(packed)
+        row.value = value_of(packed)
         rows.append(Row(_facet_key(vm_id, texts.host(host_id), slot), encode(row), _FACET_SCHEMA))
     return rows
 
@@ -169,61 +187,62 @@ def _head_rows(state: Partition, texts: _Texts, at: int) -> list[Row]:
 def heads_of(state: Partition, *, applied: int) -> list[VmHead]:
     """Every head as it would be written now, in the order of `state.vms`; for dumps and comparisons."""
     texts = _Texts(state)
-    return [
-        msgspec.structs.replace(_head(vm, uuid_text(vm.id), texts, None), applied=applied) for vm in state.vms.values()
-    ]
+    rows = [encode(_head(vm, uuid_text(vm.id), texts, None)) for vm in state.vms.values()]
+    return [msgspec.structs.replace(_read_head(row), applied=applied) for row in rows]
 
 
-def _head(vm: Vm, text: str, texts: _Texts, prints: dict[str, bytes] | None) -> VmHead:
-    return VmHead(
-        vm_id=text,
-        incarnation=vm.incarnation,
-        version=vm.version,
-        status=vm.status,
-        availability=availability_of(vm),
-        host_id=None if vm.owner is None else texts.host(vm.owner),
-        ownership_epoch=vm.epoch,
-        run_id=None if vm.run_id is None else text_of(vm.run_id),
-        exit=vm.exit,
-        observed_at=vm.observed_at,
-        detected_at=vm.detected_at,
-        digest=vm.digest,
-        applied=vm.applied,
-        claims=[_claim_row(claim, texts) for claim in vm.claims],
-        facets=fingerprints(shown_facets(vm)) if prints is None else prints,
-        managed=vm.managed or {},
-        intents=vm.intents or [],
-        timers=list(vm.timers),
-        pending=vm.pending,
-        gone=vm.gone,
-        out_seen=vm.out_seen,
-        owned_seen=vm.owned_seen,
-        quarantined=vm.quarantined,
-    )
+def _head(vm: Vm, text: str, texts: _Texts, prints: Prints | None) -> Any:
+    """A twin of VmHead."""
+    head = _Head()
+    head.vm_id = text
+    head.incarnation = vm.incarnation
+    head.version = vm.version
+    head.status = WORD[vm.status]
+    head.availability = shown_availability(vm)
+    head.host_id = None if vm.owner is None else texts.host(vm.owner)
+    head.ownership_epoch = vm.epoch
+    head.run_id = None if vm.run_id is None else text_of(vm.run_id)
+    head.exit = vm.exit
+    head.observed_at = vm.observed_at
+    head.detected_at = vm.detected_at
+    head.digest = vm.digest
+    head.applied = vm.applied
+    head.claims = [_claim_row(claim, texts) for claim in vm.claims]
+    head.facets = (prints or prints_of(shown_facets(vm))).by_slot
+    head.managed = vm.managed or {}
+    head.intents = vm.intents or []
+    head.timers = list(vm.timers)
+    head.pending = vm.pending
+    head.gone = WORD[vm.gone]
+    head.out_seen = vm.out_seen
+    head.owned_seen = vm.owned_seen
+    head.quarantined = vm.quarantined
+    return head
 
 
-def _claim_row(claim: Claim, texts: _Texts) -> ClaimRow:
-    return ClaimRow(
-        host_id=texts.host(claim.host),
-        position=Position(claim.log, claim.offset),
-        appended_at=claim.appended_at,
-        boot_id=text_of(claim.boot),
-        status=claim.status,
-        reason=claim.reason,
-        pause_reason=claim.pause_reason,
-        process_id=claim.process_id,
-        exit_reason=claim.exit_reason,
-        peer=claim.peer,
-        phase=claim.phase,
-        facets=marks(claim.facets),
-        ended=claim.ended,
-        incoming=claim.incoming,
-        lost=claim.lost,
-        grace=claim.grace,
-        conflict=claim.conflict,
-        borrowed=claim.borrowed,
-        seen=claim.seen,
-    )
+def _claim_row(claim: Claim, texts: _Texts) -> Any:
+    """A twin of `schemas.vm_state.Claim`."""
+    row = _Claim()
+    row.host_id = texts.host(claim.host)
+    row.position = (claim.log, claim.offset)
+    row.appended_at = claim.appended_at
+    row.boot_id = text_of(claim.boot)
+    row.status = WORD[claim.status]
+    row.reason = claim.reason
+    row.pause_reason = WORD[claim.pause_reason]
+    row.process_id = claim.process_id
+    row.exit_reason = WORD[claim.exit_reason]
+    row.peer = claim.peer
+    row.phase = claim.phase
+    row.facets = marks(claim.facets)
+    row.ended = claim.ended
+    row.incoming = claim.incoming
+    row.lost = claim.lost
+    row.grace = claim.grace
+    row.conflict = claim.conflict
+    row.borrowed = claim.borrowed
+    row.seen = claim.seen
+    return row
 
 
 def claim_of_row(row: ClaimRow, ids: dict[str, bytes]) -> Claim:
@@ -283,20 +302,21 @@ def vm_of_row(row: VmHead, ids: dict[str, bytes]) -> Vm:
 
 def _host_row(host: Host, at: int) -> Row:
     host.applied = at
-    row = VmsHostRow(
-        host_id=host.id,
-        source=host.source,
-        boot_id=host.boot,
-        reachability=host.reachability,
-        reasons=sorted(host.reasons),
-        confirmed=host.confirmed,
-        confirmed_tick=host.confirmed_tick,
-        position=Position(*host.position),
-        heard=Position(*host.heard),
-        late=host.late,
-        repair_asked=host.repair_asked,
-        applied=at,
-    )
+    row = _Host()
+    row.host_id = host.id
+    row.source = host.source
+    row.boot_id = host.boot
+    row.reachability = host.reachability
+    row.reasons = sorted(host.reasons)
+    row.confirmed = host.confirmed
+    row.confirmed_tick = host.confirmed_tick
+    row.position = host.position
+    row.heard = host.heard
+    row.late = host.late
+    row.repair_asked = host.repair_asked
+    row.applied = at
+    row.repair = host.repair
+    row.unequal = host.unequal
     return Row(HOST_PREFIX + host.text.encode(), encode(row), _HOST_SCHEMA)
 
 
@@ -311,6 +331,8 @@ def host_of_row(row: VmsHostRow) -> Host:
     host.heard = (row.heard.log, row.heard.offset)
     host.late = row.late
     host.repair_asked = row.repair_asked
+    host.repair = row.repair
+    host.unequal = row.unequal
     host.applied = row.applied
     return host
 
@@ -328,8 +350,13 @@ def partition_row(state: Partition) -> VmsPartitionRow:
         newest_at=clock.newest_at,
         pulse=clock.pulse,
         sources=[
-            SourceRow(one.log, one.tick, one.tick_at, one.base, one.ahead, one.standing.value) for one in clock.sources
+            SourceRow(one.log, one.tick, one.tick_at, one.base, one.ahead, one.standing.value, one.chain_log, one.until)
+            for one in clock.sources
         ],
+        ask_tokens=state.bucket.tokens,
+        ask_filled_at=state.bucket.filled_at,
+        next_intent=state.intents.next_offset,
+        intents_topic_id=state.intents.topic_id,
         table_start=state.table_start,
     )
 
@@ -349,3 +376,11 @@ def _restore_source(source: Source, kept: SourceRow) -> None:
     source.log, source.tick, source.tick_at = kept.log, kept.tick, kept.tick_at
     source.base, source.ahead = kept.base, kept.ahead
     source.standing = Standing(kept.standing)
+    source.chain_log, source.until = kept.chain_log, kept.until
+
+
+def restore_requests(state: Partition, row: VmsPartitionRow) -> None:
+    """Set how far requests and intents are; intents of another topic begin anew."""
+    state.bucket.tokens, state.bucket.filled_at = row.ask_tokens, row.ask_filled_at
+    if row.intents_topic_id in ("", state.intents.topic_id):
+        state.intents.next_offset = row.next_intent

@@ -14,7 +14,9 @@ from schemas.status import ALIVE, Doubt, ExitReason, GoneReason, PauseReason, Re
 from schemas.vm_state import Pending, Timer
 from streams.runtime.stage import Output
 from streams.vms.clock import Clock
-from streams.vms.facets import NO_FACETS, PackedFacets
+from streams.vms.facets import NO_FACETS, PackedFacets, Prints
+from streams.vms.intent_log import IntentLog
+from streams.vms.requests import Bucket, Repair
 from streams.vms.timers import TimerQueue
 
 NO_DOUBT: tuple[Doubt, ...] = ()
@@ -168,9 +170,11 @@ class Host:
         "position",
         "reachability",
         "reasons",
+        "repair",
         "repair_asked",
         "source",
         "text",
+        "unequal",
     )
 
     def __init__(self, host_id: HostId, source: int, boot: BootId) -> None:
@@ -191,6 +195,10 @@ class Host:
         self.late = False
         """It said something late and was not heard in time since (O6)."""
         self.repair_asked = False
+        self.repair: Repair | None = None
+        """The need for a forced snapshot that is open."""
+        self.unequal = 0
+        """Hourly sums in a row that differed; at the most it is flagged."""
         self.applied = -1
         self.claims: set[VmId] = set()
         """VMs that this host claims (ended claims are not in it)."""
@@ -210,8 +218,16 @@ class Partition:
         self.applied = -1
         self.floor = -1
         """Everything up to here is in the heads already, though the partition row does not say so (a torn batch)."""
+        self.torn = -1
+        """Some head has everything up to here (a torn batch)."""
         self.vms: dict[VmId, Vm] = {}
         self.hosts: dict[HostId, Host] = {}
+        self.orphans: dict[HostId, set[VmId]] = {}
+        """Claims of hosts that have no row."""
+        self.repairs: list[tuple[int, HostId]] = []
+        """Heap of open needs by the pulse at which they are due; one that was moved meanwhile is passed over."""
+        self.bucket = Bucket()
+        self.intents = IntentLog()
         self.late_hosts: set[HostId] = set()
         self.suspects: set[VmId] = set()
         """VMs of which something could not be applied: what comes of them is applied with care (`poison`)."""
@@ -225,7 +241,7 @@ class Partition:
         """Rows to delete in the batch after the one under way."""
         self.deletable_facets: dict[tuple[VmId, HostId, int], None] = {}
         """Rows to delete in the batch under way: its predecessor's heads no longer list them."""
-        self.fingerprints: dict[VmId, dict[str, bytes]] = {}
+        self.fingerprints: dict[VmId, Prints] = {}
         """Of what was published since the last seal, so that the head need not collect them again."""
         self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
@@ -237,6 +253,7 @@ class Partition:
         host = self.hosts.get(host_id)
         if host is None:
             host = self.hosts[host_id] = Host(host_id, source, boot)
+            host.claims = self.orphans.pop(host_id, host.claims)
             self.dirty_hosts[host_id] = None
         return host
 

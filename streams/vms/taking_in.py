@@ -20,8 +20,8 @@ from streams.vms.core import VmsCore
 from streams.vms.emit import publish
 from streams.vms.facets import NO_FACETS, RUN, SLOT_OF, MalformedFacet, pack, read
 from streams.vms.hosts import on_event
-from streams.vms.letters import ask
-from streams.vms.policy import POWERING_UP_TICKS, REBOOTING_TICKS
+from streams.vms.policy import POWERING_UP_TICKS, REBOOTING_TICKS, SPREAD_MOST_TICKS
+from streams.vms.repairs import ask
 from streams.vms.rows import GENERATION_BITS
 from streams.vms.state import Claim, Host, Partition, Vm
 from streams.vms.turn import Proof, Turn
@@ -64,10 +64,13 @@ class KnownVm(msgspec.Struct, frozen=True, kw_only=True):
 def doubt_hosts(core: VmsCore, hosts: Iterable[KnownHost], *, log: int, at: int) -> None:
     """Make these hosts known; what they have is in doubt until they have said everything again, which they are asked.
 
-    `at`: when the rebuild was begun. Every partition asks a host under the same id, which it answers once.
+    `at`: when the rebuild was begun. They are asked one a second, each at its own moment, and no longer than ten
+    minutes.
     """
     state = core.state
-    for known in hosts:
+    listed = list(hosts)
+    spread = min(len(listed), SPREAD_MOST_TICKS)
+    for known in listed:
         host = state.hosts.get(known.host_id)
         if host is None:
             host = state.hosts[known.host_id] = Host(known.host_id, known.source, known.boot_id)
@@ -75,7 +78,7 @@ def doubt_hosts(core: VmsCore, hosts: Iterable[KnownHost], *, log: int, at: int)
         turn = Turn(state, _beyond(state), 0, Proof(host.source, log, -1, at, at, host.id))
         on_event(turn, host, HostEvent.REBUILDING)
         publish(turn)
-        ask(state, host.id, "rebuilding", f"rebuild:{at}")
+        ask(state, host.id, "rebuilding", spread_ticks=spread)
     core.touch()
 
 

@@ -4,16 +4,16 @@ A piece of evidence is one input record of host.reports, or one timer that ran o
 it; what the VM looked like then is compared with what it looks like at the end.
 """
 
-from typing import NamedTuple
+import msgspec
 
 from schemas.change import Cause, Exit
 from schemas.ids import BootId, HostId, RunId, VmId
 from schemas.status import ALIVE, ENDED, Doubt, Status
-from streams.vms.facets import NO_FACETS, PackedFacets, after_end
+from streams.vms.facets import NO_FACETS, PackedFacets, Readings, after_end
 from streams.vms.state import Host, Partition, Vm
 
 
-class Proof(NamedTuple):
+class Proof(msgspec.Struct, frozen=True, gc=False):
     """Where the evidence is, and who gave it."""
 
     source: int
@@ -32,7 +32,7 @@ class Proof(NamedTuple):
         return self.log, self.offset
 
 
-class View(NamedTuple):
+class View(msgspec.Struct, frozen=True, gc=False):
     """What the public sees of a VM."""
 
     status: Status
@@ -42,6 +42,11 @@ class View(NamedTuple):
     run_id: RunId | None
     exit: Exit | None
     facets: PackedFacets
+
+    @property
+    def frame(self) -> tuple[object, ...]:
+        """All but the facets."""
+        return self.status, self.shown, self.owner, self.epoch, self.run_id, self.exit
 
 
 UNBORN = View(Status.REMOVED, (), None, 0, None, None, NO_FACETS)
@@ -86,7 +91,7 @@ def view_of(vm: Vm) -> View:
 class Turn:
     """The evidence, the partition it falls into, and the VMs it opened."""
 
-    __slots__ = ("at", "causes", "opened", "proof", "seen", "state")
+    __slots__ = ("at", "causes", "force", "opened", "position", "proof", "readings", "seen", "state")
 
     def __init__(self, state: Partition, at: int, seen: int, proof: Proof) -> None:
         self.state = state
@@ -95,6 +100,10 @@ class Turn:
         self.seen = seen
         """Place in vm.observations, to order evidence of different hosts."""
         self.proof = proof
+        self.position = proof.position
+        self.readings: Readings = {}
+        self.force = False
+        """Part of a forced snapshot: what seems equal is read and written all the same."""
         self.opened: dict[VmId, View] = {}
         self.causes: dict[VmId, Cause] = {}
 
