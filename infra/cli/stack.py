@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.live import Live
-from rich.spinner import Spinner
 from rich.table import Table
-from rich.text import Text
 
+from infra.cli.progress import Progress
 from infra.runtime.errors import ExitCode
 from infra.stack.endpoints import Endpoints
-from infra.stack.report import Report
 from infra.stack.services import ServiceName
 from infra.stack.settings import StackSettings
 from infra.stack.stack import Stack
@@ -59,11 +52,11 @@ def up(
     """
     stack = _stack(name, settings)
     begun = time.monotonic()
-    with _progress() as report:
-        if fetch_only:
-            stack.fetch(report, service)
-            return
-        endpoints = stack.up(report, service)
+    report = Progress(Console(stderr=True)).report
+    if fetch_only:
+        stack.fetch(report, service)
+        return
+    endpoints = stack.up(report, service)
     print(f"up in {time.monotonic() - begun:.1f} s")
     _print_endpoints(endpoints)
 
@@ -115,42 +108,6 @@ def reset(
 
 def _stack(name: str, settings: Path | None) -> Stack:
     return Stack(name, settings=StackSettings.load(settings, os.environ))
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Show what is being done to what: live on a terminal, a line per step elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda subject, doing: print(f"{subject}: {doing}", file=sys.stderr, flush=True)
-        return
-    board = _Board()
-    with Live(get_renderable=board.render, console=console, refresh_per_second=8):
-        yield board.report
-
-
-class _Board:
-    """The latest step of each subject, with the seconds since the first."""
-
-    def __init__(self) -> None:
-        self._steps: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._begun = time.monotonic()
-        self._spinner = Spinner("dots")
-
-    def report(self, subject: str, doing: str) -> None:
-        with self._lock:
-            self._steps[subject] = doing
-
-    def render(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        with self._lock:
-            steps = dict(self._steps)
-        for subject, doing in steps.items():
-            settled = doing.startswith(("ready", "runs already", "not available", "fetched"))
-            table.add_row(Text("✓") if settled else self._spinner, Text(subject, "bold"), Text(doing))
-        table.add_row("", Text(f"{time.monotonic() - self._begun:.0f} s", "dim"), "")
-        return table
 
 
 def _print_endpoints(endpoints: Endpoints) -> None:
