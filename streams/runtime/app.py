@@ -14,7 +14,7 @@ from streams.runtime.intake import Intake
 from streams.runtime.ownership import Ownership
 from streams.runtime.settings import REQUEST_TIMEOUT_SECONDS, StreamSettings
 from streams.runtime.stage import Stage
-from streams.runtime.table import CoreTable
+from streams.runtime.table import CoreTable, CoreTableManager
 
 RAW = "raw"
 
@@ -79,6 +79,7 @@ def app_settings(settings: StreamSettings) -> dict[str, Any]:
         "broker_client_id": settings.kafka.client_id,
         "autodiscover": False,
         "store": "memory://",
+        "TableManager": CoreTableManager,
         "web_enabled": False,
         "web_tables_enabled": False,
         # Our topic admin made the topics; Faust's leader election would need one more.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, Message, Producer
 
 from infra.runtime.errors import ConfigError, NeighbourUnreachable, TopicMismatch
 from infra.runtime.kafka import make_producer
@@ -65,7 +65,13 @@ def require_topics(admin: TopicAdmin, stage: Stage) -> Mapping[str, FoundTopic]:
     return admin.require(topics_of(stage))
 
 
-def require_partitions(settings: StreamSettings, stage: Stage) -> None:
+def selftest_producer(settings: StreamSettings) -> Producer:
+    """What `require_partitions` writes with. An idempotent producer needs half a second before it can send: make it
+    first, and check something else meanwhile."""
+    return make_producer(settings.kafka, linger_ms=0, delivery_timeout_ms=int(DELIVERY_SECONDS * 1000))
+
+
+def require_partitions(settings: StreamSettings, stage: Stage, producer: Producer) -> None:
     """Delivered records are where they should be: in the partition asked for, and by key where our hash says.
 
     Writes two tombstones under `#selftest` to the table's log, which every reader of it skips.
@@ -73,14 +79,14 @@ def require_partitions(settings: StreamSettings, stage: Stage) -> None:
     partitions = settings.topics.partitions
     by_key = partition_of(SELFTEST_KEY, partitions)
     elsewhere = (by_key + 1) % partitions
-    asked = _deliver(settings, stage, elsewhere)
+    asked = _deliver(settings, stage, producer, elsewhere)
     if asked != elsewhere:
         raise TopicMismatch(
             f"a record for partition {elsewhere} was delivered to {asked}",
             where=settings.kafka.topic_prefix + stage.table_topic,
             advice="this version of confluent-kafka cannot be used",
         )
-    hashed = _deliver(settings, stage, None)
+    hashed = _deliver(settings, stage, producer, None)
     if hashed != by_key:
         raise TopicMismatch(
             f"the producer puts the key {SELFTEST_KEY!r} into partition {hashed}, our hash into {by_key}",
@@ -89,7 +95,7 @@ def require_partitions(settings: StreamSettings, stage: Stage) -> None:
         )
 
 
-def _deliver(settings: StreamSettings, stage: Stage, partition: int | None) -> int:
+def _deliver(settings: StreamSettings, stage: Stage, producer: Producer, partition: int | None) -> int:
     """The partition one record ended in."""
     reports: list[tuple[KafkaError | None, int | None]] = []
 
@@ -97,7 +103,6 @@ def _deliver(settings: StreamSettings, stage: Stage, partition: int | None) -> i
         reports.append((error, message.partition()))
 
     topic = settings.kafka.topic_prefix + stage.table_topic
-    producer = make_producer(settings.kafka, linger_ms=0, delivery_timeout_ms=int(DELIVERY_SECONDS * 1000))
     chosen = {} if partition is None else {"partition": partition}
     producer.produce(topic, None, SELFTEST_KEY, on_delivery=report, **chosen)
     producer.flush(DELIVERY_SECONDS + 1.0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from faust.stores import memory
+from faust.tables.manager import TableManager
 from faust.tables.table import Table
 from faust.types import TP
 
@@ -83,3 +84,12 @@ class CoreTable(Table):  # type: ignore[misc]
         )
         store.ownership = self._ownership
         return store
+
+
+class CoreTableManager(TableManager):  # type: ignore[misc]
+    """Faust's, without the second that it sleeps at its start in case more tables are declared: there is one."""
+
+    async def on_start(self) -> None:
+        """Look at the tables, and begin to recover them."""
+        await self._update_channels()
+        await self.recovery.start()

@@ -92,12 +92,13 @@ class StreamService:
         if self._http is None:
             self._http = HealthServer(settings.http, self._metrics, ready=self._ready)
             self._http.start()
+        producer = selftest.selftest_producer(settings)
         admin = TopicAdmin(settings.kafka, settings.topics)
         topic_ids = admin.topic_ids(ALL_TOPICS)
         self._stage = self._build(settings, settings.topics.partitions, topic_ids)
         selftest.require_stage(self._stage, settings.component)
         self._topics = selftest.require_topics(admin, self._stage)
-        selftest.require_partitions(settings, self._stage)
+        selftest.require_partitions(settings, self._stage, producer)
 
     def run(self, stop: Stop) -> None:
         """Work until asked to stop; every input in flight is then acknowledged and committed."""
