@@ -7,6 +7,7 @@ Everything that decides is in the rows, so the same inputs applied to the same r
 byte: a crash repeats statements, it never changes or loses one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,6 +24,7 @@ from streams.hosts.body import BodyReader
 from streams.hosts.counting import Tally
 from streams.hosts.emit import HostsTopics, Outbound
 from streams.hosts.gate import Refused
+from streams.hosts.poison import apply_with_care, isolate
 from streams.hosts.policy import RULES_VERSION, HostsPolicy
 from streams.hosts.silence import SilenceWatch
 from streams.hosts.state import Host, shown
@@ -30,7 +32,7 @@ from streams.hosts.sums import SumCalendar, can_be_summed, sums_of
 from streams.hosts.ticks import Refusal, Ticks, read_tick
 from streams.hosts.trust import check_key, read_report
 from streams.hosts.turn import Moment, Turn, starts_snapshot
-from streams.runtime.stage import Batch, Counts, Demand, Input
+from streams.runtime.stage import Batch, Counts, Demand, Fits, Input, Marks, Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,9 @@ class HostsCore:
         )
         self._tally = Tally()
         self._unsealed = False
+        self.suspects: set[bytes | None] = set()
+        """Keys of records of which one could not be applied."""
+        self.table_topic = config.topics.table
         self.applied = -1 if row is None else row.applied
         self.expected_tick = self._ticks.n + 1
         for host in hosts.values():
@@ -90,6 +95,37 @@ class HostsCore:
 
     def apply(self, record: Input) -> Demand:
         """See PartitionCore. Raises NewerMajorError with the record's position; the state is then as before."""
+        if self.suspects and record.key in self.suspects:
+            return apply_with_care(self, record)
+        return self.take(record)
+
+    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
+        """See PartitionCore."""
+        return isolate(self, record, condemned, fits, before)
+
+    def reassert(self, key: bytes) -> None:
+        """See PartitionCore."""
+        try:
+            host_id, vm_id = rows.ids_of(key)
+        except ValueError:
+            return
+        host = self.hosts.get(host_id)
+        if host is not None:
+            self._dirty[host_id] = host
+            if vm_id is not None:
+                host.dirty_vms[vm_id] = host.row.applied
+
+    def skip(self, record: Input) -> None:
+        """This input is dealt with; nothing of it was applied."""
+        self.applied = record.offset
+        self._unsealed = True
+
+    def put_aside(self, record: Input, reason: str, error: str) -> None:
+        """Make a dead letter of the input."""
+        self._reject(record, reason, error)
+
+    def take(self, record: Input) -> Demand:
+        """Apply an input that is not suspected of anything."""
         before = self._out.count
         self._out.urgent = False
         try:
@@ -104,18 +140,22 @@ class HostsCore:
     def gap(self, first_missing: int, next_offset: int) -> None:
         """See PartitionCore: no host is confirmed any more, each is asked for a whole snapshot with force."""
         offset = next_offset - 1
-        at = self._ticks.at
         for host in self.hosts.values():
-            turn = Turn(host, Moment(offset, at, at, self._ticks.n, self._ticks.n, reported=False))
-            host.row.confirmed = host.row.grounded = False
-            host.row.snapshot = None
-            turn.lost = True
-            turn.say(HostEvent.UNCONFIRMED)
-            agreement.need(host.row, "gap", force=True)
-            self._ask(turn)
-            self._close(turn)
+            self.distrust(host, offset, "gap")
         self.applied = max(self.applied, offset)
         self._unsealed = True
+
+    def distrust(self, host: Host, offset: int, reason: str) -> None:
+        """Something of this host was lost: it is not confirmed any more, and asked for a whole snapshot with force."""
+        at = self._ticks.at
+        turn = Turn(host, Moment(offset, at, at, self._ticks.n, self._ticks.n, reported=False))
+        host.row.confirmed = host.row.grounded = False
+        host.row.snapshot = None
+        turn.lost = True
+        turn.say(HostEvent.UNCONFIRMED)
+        agreement.need(host.row, reason, force=True)
+        self._ask(turn)
+        self._close(turn)
 
     def take_in(self, host: Host, at: int) -> None:
         """Take in a host that is known from elsewhere, when the table was lost: silent, its VMs in doubt, and asked.
@@ -129,6 +169,10 @@ class HostsCore:
         agreement.need(host.row, "rebuilding", force=True)
         self._ask(turn)
         self._close(turn)
+        self._unsealed = True
+
+    def touch(self) -> None:
+        """The state was changed by no input: the next seal writes it."""
         self._unsealed = True
 
     def _show_again(self) -> None:
@@ -145,7 +189,22 @@ class HostsCore:
         ticks = self._ticks
         outputs = self._out.seal(ticks.n, ticks.at, self._policy.forward_ticks, self.applied)
         dirty, self._dirty = self._dirty, {}
-        row = PartitionRow(
+        return Batch(outputs, rows.rows_of(dirty.values(), self._partition_row()))
+
+    @property
+    def log(self) -> int:
+        """Generation of host.reports."""
+        return self._config.log
+
+    def table_rows(self) -> list[Row]:
+        """Every row that the table has now, for a dump; nothing unsealed may be waiting."""
+        for host in self.hosts.values():
+            host.dirty_vms = dict.fromkeys(host.vms, host.row.applied)
+        return rows.rows_of(self.hosts.values(), self._partition_row())
+
+    def _partition_row(self) -> PartitionRow:
+        ticks = self._ticks
+        return PartitionRow(
             applied=self.applied,
             log=self._config.log,
             tick=ticks.n,
@@ -158,7 +217,6 @@ class HostsCore:
             state_topic_id=self._config.state_topic_id,
             table_start=self.table_start,
         )
-        return Batch(outputs, rows.rows_of(dirty.values(), row))
 
     def drain_counts(self) -> list[Counts]:
         """See PartitionCore."""
@@ -215,8 +273,10 @@ class HostsCore:
         try:
             report = read_report(record)
             host = self._host_of(record, report)
-        except NewerMajorError:
-            raise
+        except NewerMajorError as newer:
+            # An agent's word may not end the stage: a newer one is upgraded after the stages, or it is forged.
+            self._reject(record, "newer_major", str(newer))
+            return 0
         except RecordError as problem:
             self._reject(record, "malformed", str(problem))
             return 0

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import msgspec
 
 from schemas.codec import SCHEMA_HEADER, Record, encode, header_of
-from schemas.dead_letter import dead_letter_headers
+from schemas.dead_letter import dead_letter_headers, letter_value
+from schemas.ids import uuid_bytes, uuid_text
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.resync import ResyncRequest
 from streams.hosts.policy import RULES_VERSION
@@ -87,6 +88,7 @@ class Outbound:
 
     def dead_letter(self, record: Input, value: bytes, reason: str, error: str, schema: bytes | None) -> None:
         """Put bytes nobody can use aside, with their position."""
+        kept, size = letter_value(value)
         headers = dead_letter_headers(
             topic=self.topics.reports,
             partition=record.partition,
@@ -95,9 +97,12 @@ class Outbound:
             reason=reason,
             error=error,
             schema=schema,
+            appended_at=record.appended_at,
+            host=_host_text(record.key),
+            size=size,
         )
         self.urgent = True
-        self._outputs.append(Output(self.topics.dead_letters, self._partition, record.key, value, tuple(headers)))
+        self._outputs.append(Output(self.topics.dead_letters, self._partition, record.key, kept, tuple(headers)))
         self.count += 1
 
     def seal(self, tick: int, tick_at: int, forward_ticks: int, applied: int) -> list[Output]:
@@ -157,6 +162,15 @@ class Outbound:
         )
         self._until[target] = until
         return Output(self.topics.observations, target, None, encode(batch), _BATCH_HEADERS)
+
+
+def _host_text(key: bytes | None) -> str | None:
+    """The host that the key names; whether the record is of that host is another matter."""
+    text = (key or b"").decode("ascii", "replace")
+    try:
+        return uuid_text(uuid_bytes(text))
+    except ValueError:
+        return None
 
 
 _BATCH_HEADERS = ((SCHEMA_HEADER, header_of(ObservationBatch)),)

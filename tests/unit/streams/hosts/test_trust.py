@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.codec import NewerMajorError, RecordError, encode, header_of
+from schemas.codec import RecordError, encode, header_of
 from schemas.ids import HostId, VmId, key_of
 from schemas.report import Changes, Gone, HostReport, SnapshotPart, VmFacets
 from schemas.status import GoneReason
@@ -91,16 +91,13 @@ def test_other_records_are_dead_lettered(schema: bytes | None) -> None:
     assert said.dead_reasons() == ["malformed"]
 
 
-def test_m6_newer_major_stops_with_position_and_leaves_the_state_alone() -> None:
+def test_m6_newer_major_of_an_agent_is_put_aside_and_asked_for_again() -> None:
     world, agent = World(), Agent(host_at(0))
     world.started(agent)
-    applied = world.core.applied
-    newer = inputs_of(agent.heartbeat(), offset=world.offset, at=world.now)._replace(schema=b"HostReport/2.0")
-
-    with pytest.raises(NewerMajorError, match=rf"host\.reports\[1\]@{world.offset}: HostReport/2\.0 .*; upgrade"):
-        world.core.apply(newer)
-
-    assert world.core.applied == applied
+    newer = inputs_of(agent.change({vm(1): {"run": b"r"}}), offset=world.offset, at=world.now)
+    said = world.feed(newer._replace(schema=b"HostReport/2.0"))
+    assert said.dead_reasons() == ["newer_major"]
+    assert world.hear(agent.heartbeat()).requests[0].reason == "sequence_gap"
 
 
 def test_m6_unknown_optional_field_is_ignored() -> None:
