@@ -7,9 +7,11 @@ import xxhash
 
 from schemas.change import Availability, Cause, Evidence, Exit, FacetChange
 from schemas.codec import Record, SchemaVersion
-from schemas.fingerprints import low64
+from schemas.fingerprints import U64
 from schemas.ownership import Derived, Managed
 from schemas.status import Status
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class VmChange(Record, frozen=True, kw_only=True):
@@ -62,16 +64,22 @@ def state_digest(
 
     `facets`: name -> normalised fingerprint of every facet the VM has.
     """
-    canonical = [
-        incarnation,
-        version,
-        status,
-        [availability.state, availability.reasons],
-        host_id,
-        ownership_epoch,
-        run_id,
-        None if exit_ is None else [exit_.status, exit_.reason, exit_.message],
-        sorted(facets.items()),
-        [[name, managed[name]] for name in sorted(managed)],
-    ]
-    return low64(xxhash.xxh3_128_digest(msgspec.msgpack.encode(canonical)))
+    return digest_of(
+        [
+            incarnation,
+            version,
+            status,
+            [availability.state, availability.reasons],
+            host_id,
+            ownership_epoch,
+            run_id,
+            None if exit_ is None else [exit_.status, exit_.reason, exit_.message],
+            sorted(facets.items()),
+            [[name, managed[name]] for name in sorted(managed)],
+        ]
+    )
+
+
+def digest_of(canonical: list[Any]) -> int:
+    """Digest of the canonical array that `state_digest` lays out."""
+    return xxhash.xxh3_128_intdigest(_encode(canonical)) & U64

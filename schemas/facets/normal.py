@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_ty
 
 import msgspec
 import xxhash
+from msgspec.structs import replace
 
 from schemas.ownership import Owner, fields_of
 
@@ -45,7 +46,7 @@ def normalise(facet: S) -> S:
             # Maps that differ in order alone are equal, and have different bytes.
             if clean != value or (isinstance(value, dict) and list(clean) != list(value)):
                 changes[name] = clean
-    return msgspec.structs.replace(facet, **changes) if changes else facet
+    return replace(facet, **changes) if changes else facet
 
 
 def _sorted_set(name: str, items: list[Any]) -> list[Any]:
@@ -136,18 +137,26 @@ def _keys_in_order(value: dict[str, Any]) -> bool:
     return all(map(lt, keys, keys[1:]))
 
 
-def normal_form(facet: msgspec.Struct) -> tuple[bytes, bytes]:
-    """Fingerprint and canonical bytes of the normal form; equal fingerprints may differ in `Noted` fields only."""
+def normalised(facet: S) -> tuple[S, bytes, bytes]:
+    """A facet's normal form: itself, its fingerprint, its canonical bytes.
+
+    Facets with equal fingerprints may differ in `Noted` fields only.
+    """
     noted, in_order = _plan_of(type(facet))
     value = _encode(facet)
-    compared = _encode(msgspec.structs.replace(facet, **noted)) if noted else value
+    compared = _encode(replace(facet, **noted)) if noted else value
     # A NUL in text shows as a zero byte; numbers have zero bytes as well, which then costs the long way. Noted fields
     # are numbers, and left out here. What is in order already, and has no NUL, is its own normal form.
     if b"\0" in compared or (in_order is not None and not in_order(facet)):
         facet = normalise(facet)
         value = _encode(facet)
-        compared = _encode(msgspec.structs.replace(facet, **noted)) if noted else value
-    return xxhash.xxh3_128_digest(compared), value
+        compared = _encode(replace(facet, **noted)) if noted else value
+    return facet, xxhash.xxh3_128_digest(compared), value
+
+
+def normal_form(facet: msgspec.Struct) -> tuple[bytes, bytes]:
+    """Fingerprint and canonical bytes of the normal form."""
+    return normalised(facet)[1:]
 
 
 def fingerprint(facet: msgspec.Struct) -> bytes:

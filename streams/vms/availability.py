@@ -1,11 +1,12 @@
 """May a VM's status be believed now? A set of doubts, each with its own end; known is the empty set (rule H2b)."""
 
-from typing import Final
+from typing import Any, Final
 
 from schemas.change import Availability
 from schemas.status import Believed, Doubt
 from schemas.vm_state import PendingKind
 from streams.vms.state import NO_DOUBT, Partition, Vm
+from streams.vms.twins import WORD, twin_of
 
 _ORDER: Final = {doubt: place for place, doubt in enumerate(Doubt)}
 
@@ -16,6 +17,12 @@ _OF_PENDING: Final = {
     PendingKind.HANDING_OVER: Doubt.HANDING_OVER,
     PendingKind.MIGRATED_AWAY: Doubt.MIGRATED_AWAY,
 }
+
+
+_Availability: Final = twin_of(Availability)
+_KNOWN: Final = WORD[Believed.KNOWN]
+_CONFLICT: Final = WORD[Believed.CONFLICT]
+_UNKNOWN: Final = WORD[Believed.UNKNOWN]
 
 
 def doubts_of(state: Partition, vm: Vm) -> tuple[Doubt, ...]:
@@ -43,9 +50,14 @@ def is_known(state: Partition, vm: Vm) -> bool:
     return not doubts or Doubt.CONFLICT in doubts
 
 
-def availability_of(vm: Vm) -> Availability:
-    """The public form."""
+def shown_availability(vm: Vm) -> Any:
+    """The public form: a twin of `schemas.change.Availability`."""
+    shown = _Availability()
+    shown.since = vm.since
     if not vm.shown:
-        return Availability(state=Believed.KNOWN, since=vm.since)
-    state = Believed.CONFLICT if vm.shown[0] is Doubt.CONFLICT else Believed.UNKNOWN
-    return Availability(state=state, reason=vm.shown[0], reasons=list(vm.shown), since=vm.since)
+        shown.state = _KNOWN
+        return shown
+    shown.state = _CONFLICT if vm.shown[0] is Doubt.CONFLICT else _UNKNOWN
+    shown.reason = vm.shown[0]
+    shown.reasons = list(vm.shown)
+    return shown

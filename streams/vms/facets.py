@@ -1,20 +1,21 @@
 """A VM's facets as the stage keeps them: normalised, packed into one bytes object each, compared by fingerprint.
 
-Packed: 8 bytes of the raw fingerprint (what the host sent), 16 of the normalised one (what decides change), 1 of
-flags, then the canonical facet map. A million VMs have several million of these, so they are no objects.
+Packed: the claim's mark of it as it stands in the head (`FacetMark`, encoded: 8 bytes of the raw fingerprint, what the
+host sent; 16 of the normalised one, what decides change; whether it was rejected), then the canonical facet map. A
+million VMs have several million of these, so they are no objects; and a head is put together from slices of them.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import xxhash
 from msgspec.structs import astuple
 
 from schemas.change import CLEARED, FacetChange
 from schemas.facets import FACET_LIMIT_BYTES, VM_FACETS, Facet
-from schemas.facets.normal import normal_form
-from schemas.fingerprints import raw_fingerprint
+from schemas.facets.normal import normalised
 from schemas.ids import VmId
-from schemas.vm_state import FacetMark
+from streams.vms.twins import twin_of
 
 FACETS: Final[tuple[Facet, ...]] = (
     Facet.IDENTITY,
@@ -40,21 +41,40 @@ _CLEARED_AT_END: Final = {SLOT_OF[name] for name in (Facet.GUEST, Facet.CONSOLE,
 _KEPT_WHEN_GONE: Final = {SLOT_OF[name] for name in (Facet.IDENTITY, Facet.DEVICES)}
 
 _SLOTS: Final = range(len(FACETS))
-_REJECTED: Final = 1
-_FLAGS_AT: Final = 24
-_VALUE_AT: Final = 25
-_NO_VALUE: Final = bytes(16)
+_MARK_BEGINS: Final = b"\x93\xcf"
+_RAW: Final = slice(2, 10)
+_NORMAL_BEGINS: Final = b"\xc4\x10"
+_PRINT: Final = slice(10, 28)
+"""The normalised fingerprint with what MessagePack puts before it."""
+_NORMAL: Final = slice(12, 28)
+_FLAG_AT: Final = 28
+_ACCEPTED: Final = b"\xc2"
+_REJECTED: Final = b"\xc3"
+_VALUE_AT: Final = 29
+_NO_NORMAL: Final = bytes(16)
+
+_MAP_OF: Final = tuple(bytes((0x80 + length,)) for length in range(len(FACETS) + 1))
+_ARRAY_OF: Final = tuple(bytes((0x90 + length,)) for length in range(len(FACETS) + 1))
+_PAIR: Final = _ARRAY_OF[2]
+_ENCODED_NAMES: Final = tuple(msgspec.msgpack.encode(name) for name in NAMES)
+_BY_NAME: Final = tuple(sorted(_SLOTS, key=NAMES.__getitem__))
+_ENDED_NAMES: Final = tuple(name.encode("ascii") + b"\0" for name in NAMES)
 
 _decode = [msgspec.msgpack.Decoder(VM_FACETS[facet]).decode for facet in FACETS]
+_FIELDS: Final = [VM_FACETS[facet].__struct_fields__ for facet in FACETS]
+_FacetChange = twin_of(FacetChange)
+
+Readings = dict[bytes, msgspec.Struct]
+"""Facets that were decoded already, by their packed form."""
 
 
 class MalformedFacet(ValueError):
     """These bytes are not this facet; the text says why."""
 
 
-def raw_mark(vm_id: VmId, name: str, data: bytes) -> bytes:
-    """Low 64 bits of the raw fingerprint, which is what the host's digest sums."""
-    return raw_fingerprint(vm_id, name, data)[8:]
+def raw_mark(vm_id: VmId, slot: int, data: bytes) -> bytes:
+    """Low 64 bits of `schemas.fingerprints.raw_fingerprint`, which is what the host's digest sums."""
+    return xxhash.xxh3_128_digest(vm_id + _ENDED_NAMES[slot] + data)[8:]
 
 
 def read(slot: int, data: bytes) -> msgspec.Struct:
@@ -68,36 +88,46 @@ def read(slot: int, data: bytes) -> msgspec.Struct:
     return facet
 
 
-def pack(raw: bytes, facet: msgspec.Struct) -> bytes:
-    """A facet as it is kept."""
-    normal, value = normal_form(facet)
-    return b"%b%b\0%b" % (raw, normal, value)
+def pack(raw: bytes, facet: msgspec.Struct, readings: Readings | None = None) -> bytes:
+    """A facet as it is kept; what it holds is noted in `readings`."""
+    facet, normal, value = normalised(facet)
+    packed = b"%b%b%b%b%b%b" % (_MARK_BEGINS, raw, _NORMAL_BEGINS, normal, _ACCEPTED, value)
+    if readings is not None:
+        readings[packed] = facet
+    return packed
 
 
 def pack_stored(raw: int, normal: bytes, *, rejected: bool, value: bytes) -> bytes:
     """The same from a claim's mark and a facet row; `normal` empty when the host never sent a readable one."""
-    flags = b"\1" if rejected else b"\0"
-    return b"%b%b%b%b" % (raw.to_bytes(8, "big"), normal or _NO_VALUE, flags, value)
+    flag = _REJECTED if rejected else _ACCEPTED
+    known = normal or _NO_NORMAL
+    return b"%b%b%b%b%b%b" % (_MARK_BEGINS, raw.to_bytes(8, "big"), _NORMAL_BEGINS, known, flag, value)
 
 
 def with_raw(raw: bytes, packed: bytes) -> bytes:
     """The same facet, last sent in other bytes."""
-    return b"%b%b\0%b" % (raw, packed[8:_FLAGS_AT], packed[_VALUE_AT:])
+    return b"%b%b%b%b%b" % (_MARK_BEGINS, raw, packed[_PRINT], _ACCEPTED, packed[_VALUE_AT:])
 
 
 def rejected(raw: bytes, packed: bytes | None) -> bytes:
     """Bytes that could not be read are remembered; the last value that could stays (A5)."""
-    kept = packed[8:_FLAGS_AT] if packed else _NO_VALUE
-    return b"%b%b\1%b" % (raw, kept, packed[_VALUE_AT:] if packed else b"")
+    normal = packed[_NORMAL] if packed else _NO_NORMAL
+    value = packed[_VALUE_AT:] if packed else b""
+    return b"%b%b%b%b%b%b" % (_MARK_BEGINS, raw, _NORMAL_BEGINS, normal, _REJECTED, value)
 
 
 def is_rejected(packed: bytes) -> bool:
-    return packed[_FLAGS_AT] & _REJECTED != 0
+    return packed[_FLAG_AT] == _REJECTED[0]
+
+
+def raw_of(packed: bytes) -> bytes:
+    """The 8 bytes of `raw_mark`."""
+    return packed[_RAW]
 
 
 def normal_of(packed: bytes) -> bytes:
     """Normalised fingerprint; empty when there is no value."""
-    return packed[8:_FLAGS_AT] if len(packed) > _VALUE_AT else b""
+    return packed[_NORMAL] if len(packed) > _VALUE_AT else b""
 
 
 def value_of(packed: bytes) -> bytes:
@@ -105,11 +135,19 @@ def value_of(packed: bytes) -> bytes:
     return packed[_VALUE_AT:]
 
 
+def reading(slot: int, packed: bytes | None, readings: Readings) -> msgspec.Struct | None:
+    """The facet that is kept; None when there is no value. Raises MalformedFacet."""
+    if packed is None or len(packed) <= _VALUE_AT:
+        return None
+    known = readings.get(packed)
+    if known is None:
+        known = readings[packed] = read(slot, packed[_VALUE_AT:])
+    return known
+
+
 def same(one: bytes | None, other: bytes | None) -> bool:
     """Equal normal forms: no change. This, and nothing else, decides."""
-    if one is other:
-        return True
-    return (normal_of(one) if one else b"") == (normal_of(other) if other else b"")
+    return (one[_NORMAL] if one else _NO_NORMAL) == (other[_NORMAL] if other else _NO_NORMAL)
 
 
 def after_end(facets: PackedFacets) -> PackedFacets:
@@ -122,53 +160,77 @@ def when_gone(facets: PackedFacets) -> PackedFacets:
     return tuple(packed if slot in _KEPT_WHEN_GONE else None for slot, packed in enumerate(facets))
 
 
-def marks(facets: PackedFacets) -> dict[str, FacetMark]:
-    """Name -> what a claim's row remembers of the facet."""
-    return {
-        name: FacetMark(
-            int.from_bytes(packed[:8], "big"),
-            packed[8:_FLAGS_AT] if len(packed) > _VALUE_AT else b"",
-            packed[_FLAGS_AT] & _REJECTED != 0,
-        )
-        for name, packed in zip(NAMES, facets, strict=True)
-        if packed is not None
-    }
+def marks(facets: PackedFacets) -> msgspec.Raw | dict[str, Any]:
+    """What a claim's row remembers: name -> FacetMark. Nine bytes for every raw fingerprint, also a small one."""
+    parts = [b""]
+    for name, packed in zip(_ENCODED_NAMES, facets, strict=True):
+        if packed is not None:
+            parts.append(name)
+            parts.append(packed[:_VALUE_AT] if len(packed) > _VALUE_AT else _mark_without_value(packed))
+    if len(parts) == 1:
+        return {}
+    parts[0] = _MAP_OF[len(parts) >> 1]
+    return msgspec.Raw(b"".join(parts))
 
 
-def fingerprints(facets: PackedFacets) -> dict[str, bytes]:
-    """Name -> normalised fingerprint of the facets that have a value."""
-    return {
-        name: packed[8:_FLAGS_AT]
-        for name, packed in zip(NAMES, facets, strict=True)
-        if packed is not None and len(packed) > _VALUE_AT
-    }
+def _mark_without_value(packed: bytes) -> bytes:
+    return b"%b%b\xc4\0%b" % (_MARK_BEGINS, packed[_RAW], packed[_FLAG_AT:_VALUE_AT])
 
 
-def differences(before: PackedFacets, after: PackedFacets) -> dict[str, FacetChange]:
-    """The facets that differ, by name, as a change shows them."""
+class Prints(NamedTuple):
+    """Names and normalised fingerprints of the facets that have a value, in the two forms in which they are told."""
+
+    by_slot: msgspec.Raw | dict[str, Any]
+    """A map, as in the head."""
+    by_name: msgspec.Raw
+    """Pairs in the order of the names, as in the digest."""
+
+
+def prints_of(facets: PackedFacets) -> Prints:
+    """Of a VM's own facets."""
+    told = [
+        b"" if packed is None or len(packed) <= _VALUE_AT else name + packed[_PRINT]
+        for name, packed in zip(_ENCODED_NAMES, facets, strict=True)
+    ]
+    sorted_by_name = [told[slot] for slot in _BY_NAME if told[slot]]
+    count = len(sorted_by_name)
+    by_name = _PAIR.join((_ARRAY_OF[count], *sorted_by_name))
+    by_slot = _MAP_OF[count] + b"".join(told)
+    return Prints(msgspec.Raw(by_slot) if count else {}, msgspec.Raw(by_name))
+
+
+def differences(before: PackedFacets, after: PackedFacets, readings: Readings) -> dict[str, Any]:
+    """The facets that differ, by name, as a change shows them: twins of FacetChange."""
     if before is after:
         return {}
     return {
-        NAMES[slot]: _difference(slot, before[slot], after[slot])
-        for slot in _SLOTS
-        if before[slot] is not after[slot] and not same(before[slot], after[slot])
+        NAMES[slot]: _difference(slot, old, new, readings)
+        for slot, old, new in zip(_SLOTS, before, after, strict=True)
+        if old is not new and not same(old, new)
     }
 
 
-def _difference(slot: int, old: bytes | None, new: bytes | None) -> FacetChange:
-    left = _decode[slot](old[_VALUE_AT:]) if old and len(old) > _VALUE_AT else None
-    if new is None or len(new) <= _VALUE_AT:
-        return FacetChange(before=_set_fields(left), after=CLEARED, changed=list(_set_fields(left)))
-    value = new[_VALUE_AT:]
-    right = _decode[slot](value)
+def _difference(slot: int, old: bytes | None, new: bytes | None, readings: Readings) -> Any:
+    change = _FacetChange()
+    left = reading(slot, old, readings)
+    right = reading(slot, new, readings)
+    if new is None or right is None:
+        change.before = _set_fields(left)
+        change.after = CLEARED
+        change.changed = list(change.before)
+        return change
+    change.after = msgspec.Raw(new[_VALUE_AT:])
     if left is None:
-        return FacetChange(before=None, after=msgspec.Raw(value), changed=list(_set_fields(right)))
-    before = {
+        change.before = None
+        change.changed = list(_set_fields(right))
+        return change
+    change.before = {
         name: was
-        for name, was, now in zip(right.__struct_fields__, astuple(left), astuple(right), strict=True)
+        for name, was, now in zip(_FIELDS[slot], astuple(left), astuple(right), strict=True)
         if was is not now and was != now
     }
-    return FacetChange(before=before, after=msgspec.Raw(value), changed=list(before))
+    change.changed = list(change.before)
+    return change
 
 
 def _set_fields(facet: msgspec.Struct | None) -> dict[str, Any]:
