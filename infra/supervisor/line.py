@@ -85,7 +85,7 @@ def parts_of(config: Path, options: LineOptions) -> list[Part]:
     ports: set[int] = set()
     parts: list[Part] = []
     for command, component, tier, number in workers:
-        names = {"WORKER_NAME": str(number + 1)} if command == "stream" else {}
+        names = {"WORKER_NAME": str(number + 1)}
         parts.append(_part(f"{component}-{number + 1}", (command, component), component, config, tier, names, ports))
     for source, arguments in (("simulator", options.simulator), ("libvirt", options.libvirt)):
         if arguments is not None:

@@ -87,6 +87,9 @@ class PostgresSettings(ComponentSettings):
     batch: BatchSettings = BatchSettings()
     group: str = Field(default="deltavisor-sink-postgres", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     """Kafka consumer group; it shares out partitions, the positions are the database's."""
+    worker_name: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9._-]{1,100}$")
+    """Static identity in the group: a restart under the same name within the session timeout keeps the partitions, at
+    once. Two living workers of a group must not share one: the group ends the older. None: a crash is waited out."""
     session_timeout_seconds: float = Field(default=10.0, ge=6.0, le=300.0)
     """A process that Kafka has not heard of for so long loses its partitions."""
 

@@ -144,6 +144,8 @@ class PostgresSink:
 
     def _subscribe(self) -> confluent_kafka.Consumer:
         session_ms = int(self._settings.session_timeout_seconds * 1000)
+        name = self._settings.worker_name
+        identity = {} if name is None else {"group_instance_id": f"{PostgresSettings.component}-{name}"}
         self._consumer = make_consumer(
             self._settings.kafka,
             group_id=self._settings.group,
@@ -154,6 +156,7 @@ class PostgresSink:
             fetch_queue_backoff_ms=10,
             queued_max_messages_kbytes=32_768,
             partition_assignment_strategy="range",
+            **identity,
         )
         self._consumer.subscribe(
             list(self._topic_ids), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost

@@ -73,6 +73,24 @@ def test_a_killed_part_is_started_again() -> None:
     assert line.code is ExitCode.OK
 
 
+def test_a_part_that_had_worked_is_started_again_at_once_however_often() -> None:
+    said: list[str] = []
+    worker = part("one", "import sys, time; time.sleep(0.4); sys.exit(70)")
+    # A clock that runs forty times as fast: the part lived for longer than a part in a crash loop does.
+    supervisor = Supervisor([worker], lambda name, line: said.append(line), now=lambda: time.monotonic() * 40)
+    stop = threading.Event()
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: supervisor.states()[0].restarts == 6, seconds=40.0)
+    finally:
+        stop.set()
+        thread.join(timeout=15)
+    delays = [float(line.split(" again in ")[1].split(" ")[0]) for line in said if " again in " in line]
+    assert len(delays) >= 6
+    assert max(delays) <= 0.2
+
+
 def test_a_part_that_refuses_is_left_alone_and_decides_the_exit_code(tmp_path: Path) -> None:
     with Line(
         part("good", SLEEPER), part("bad", "import sys; sys.exit(75)"), states_file=tmp_path / "parts.json"
