@@ -21,69 +21,21 @@ A VM with a finding is not followed further, so that one loss is one finding.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from tests.verifier.admission import Admission
 from tests.verifier.changes import Change
 from tests.verifier.claims import Claim
 from tests.verifier.facets import ALIVE, ENDED
 from tests.verifier.findings import Finding, Kind, Report
+from tests.verifier.hearing import HOST_DOUBTS, Hearing, Letters, Watched
 from tests.verifier.logs import VM_CHANGES
-from tests.verifier.observations import (
-    BACK,
-    CONFIRMED,
-    CONFLICT,
-    CONFLICT_ENDED,
-    DEGRADED,
-    NEW_BOOT,
-    RECOVERED,
-    SILENT,
-    STOPPED,
-    Heard,
-    Listener,
-    Statement,
-)
-from tests.verifier.records import hash64, raw_of, text_of
+from tests.verifier.observations import Heard, Listener
+from tests.verifier.records import raw_of, text_of
 
-HOST_DOUBTS = frozenset({"host_silent", "agent_stopped", "libvirt_unreachable", "host_conflict"})
-_SAID_BY = {SILENT: "host_silent", STOPPED: "agent_stopped", DEGRADED: "libvirt_unreachable", CONFLICT: "host_conflict"}
 _MAY_BE_UP = frozenset({"powering_up", "rebooting"})
-Letters = Collection[tuple[int, int, bytes, int]]
-"""(source, offset, VM, hash of the bytes) of every facet that was put aside as malformed."""
 Trigger = tuple[int, int, int | None]
 """(source, offset, tick): offset -1 for what a tick made due."""
-
-
-class Watched:
-    """A VM: its claims, its published state, and its changes that are still to come."""
-
-    __slots__ = ("at", "changes", "claims", "facets", "lost_sight", "now", "owner")
-
-    def __init__(self) -> None:
-        self.changes: list[tuple[int, Change]] = []
-        self.at = 0
-        self.claims: dict[bytes, Claim] = {}
-        self.facets: dict[str, int] = {}
-        self.now: Change | None = None
-        self.owner: bytes | None = None
-        self.lost_sight = False
-
-    @property
-    def next(self) -> Change | None:
-        """The change that must come next."""
-        return self.changes[self.at][1] if self.at < len(self.changes) else None
-
-
-class Ear:
-    """What a partition knows of a host."""
-
-    __slots__ = ("boot", "claimed", "degraded", "doubts")
-
-    def __init__(self, boot: bytes) -> None:
-        self.boot = boot
-        self.doubts: frozenset[str] = frozenset()
-        self.degraded = False
-        self.claimed: set[bytes] = set()
 
 
 def trigger_of(change: Change) -> Trigger:
@@ -103,13 +55,12 @@ class Oracle:
         partition: int,
         changes: Iterable[tuple[int, Change]],
     ) -> None:
-        self._report, self._admission, self._letters, self._partition = report, admission, letters, partition
-        self._vms: dict[bytes, Watched] = {}
-        self._hosts: dict[bytes, Ear] = {}
+        self._report, self._admission, self._partition = report, admission, partition
+        self._hearing = Hearing(letters)
         self._by_trigger: dict[Trigger, list[bytes]] = {}
         for offset, change in changes:
             vm = raw_of(change.subject)
-            self._vms.setdefault(vm, Watched()).changes.append((offset, change))
+            self._hearing.watched(vm).changes.append((offset, change))
             self._by_trigger.setdefault(trigger_of(change), []).append(vm)
 
     def listener(self) -> Listener:
@@ -118,21 +69,7 @@ class Oracle:
 
     def hear(self, heard: Heard) -> None:
         """Apply one report."""
-        host = self._hosts.get(heard.host)
-        if host is None:
-            host = self._hosts[heard.host] = Ear(heard.boot)
-        touched: dict[bytes, None] = {}
-        for said in heard.statements:
-            if self._apply(heard, host, said):
-                touched[said.vm] = None
-        if heard.inventory is not None:
-            self._take_inventory(heard, host, touched)
-        before = host.doubts
-        self._mind_boot(heard, host)
-        for event in heard.events:
-            self._take_event(heard, host, event)
-        if host.doubts != before:
-            touched.update(dict.fromkeys(vm for vm in host.claimed if self._vms[vm].owner == heard.host))
+        touched = self._hearing.apply(heard)
         trigger = (heard.source, heard.offset, None)
         touched.update(dict.fromkeys(self._by_trigger.get(trigger, ())))
         for vm in touched:
@@ -146,7 +83,7 @@ class Oracle:
 
     def close(self) -> None:
         """Everything was heard: changes that found no evidence are foreign."""
-        for vm, watched in self._vms.items():
+        for vm, watched in self._hearing.vms.items():
             while not watched.lost_sight and (change := watched.next) is not None:
                 if change.cause == "gap":
                     watched.at += 1
@@ -156,87 +93,11 @@ class Oracle:
                 what = f"nothing that was accepted explains it: {place} was not heard here, or not of this VM"
                 self._found(Kind.FOREIGN, "I1", what, vm, watched, change)
 
-    # What hosts say.
-
-    def _apply(self, heard: Heard, host: Ear, said: Statement) -> bool:
-        watched = self._vms.setdefault(said.vm, Watched())
-        claim = watched.claims.get(heard.host)
-        if said.gone is not None:
-            return claim is not None and self._leave(heard, host, said.vm, claim, said.gone)
-        if claim is None:
-            if not said.facets:
-                return False
-            claim = Claim(heard.boot)
-        claim.take(heard.boot, said.facets, lambda name, data: self._refused(heard, said.vm, data))
-        if watched.now is None and claim.status is None:
-            return False  # nobody can say what it does: no row is made, and nothing remembered
-        claim.offset = heard.offset
-        watched.claims[heard.host] = claim
-        host.claimed.add(said.vm)
-        return True
-
-    def _refused(self, heard: Heard, vm: bytes, data: bytes) -> bool:
-        return bool(self._letters) and (heard.source, heard.offset, vm, hash64(data)) in self._letters
-
-    def _leave(self, heard: Heard, host: Ear, vm: bytes, claim: Claim, reason: str) -> bool:
-        """False while two agents speak: the word of one proves nothing then (H3)."""
-        if claim.alive and "host_conflict" in host.doubts and reason != "absent":
-            return False
-        watched = self._vms[vm]
-        claim.offset = heard.offset
-        host.claimed.discard(vm)
-        if watched.owner == heard.host:
-            claim.ended = True
-        else:
-            del watched.claims[heard.host]
-        return True
-
-    def _take_inventory(self, heard: Heard, host: Ear, touched: dict[bytes, None]) -> None:
-        listed = set(heard.inventory or ())
-        for vm in sorted(host.claimed):
-            claim = self._vms[vm].claims[heard.host]
-            if claim.offset >= heard.offset:
-                continue
-            if vm not in listed:
-                if self._leave(heard, host, vm, claim, "absent"):
-                    touched[vm] = None
-            elif claim.boot != heard.boot:
-                claim.boot, claim.offset = heard.boot, heard.offset
-
-    @staticmethod
-    def _mind_boot(heard: Heard, host: Ear) -> None:
-        if "host_conflict" not in host.doubts:
-            host.boot = heard.boot
-
-    def _take_event(self, heard: Heard, host: Ear, event: int) -> None:
-        if event in _SAID_BY:
-            host.doubts |= {_SAID_BY[event]}
-            host.degraded = event == DEGRADED or (host.degraded and event == CONFLICT)
-        elif event == CONFLICT_ENDED:
-            host.doubts -= {"host_conflict"}
-            host.boot = heard.boot
-        elif event == NEW_BOOT:
-            host.boot = heard.boot
-        elif event == CONFIRMED:
-            self._confirm(heard, host)
-        elif event in (BACK, RECOVERED):
-            host.degraded = False
-
-    def _confirm(self, heard: Heard, host: Ear) -> None:
-        if not host.degraded:
-            host.doubts &= {"host_conflict"}
-        for vm in sorted(host.claimed):
-            watched = self._vms[vm]
-            claim = watched.claims[heard.host]
-            if watched.owner != heard.host and claim.alive and claim.boot != host.boot:
-                host.claimed.discard(vm)
-                del watched.claims[heard.host]
-
     # What is published.
 
     def _settle(self, vm: bytes, trigger: Trigger) -> None:
         """The turn of this evidence is over: either a change names it, or nothing may differ."""
-        watched = self._vms[vm]
+        watched = self._hearing.vms[vm]
         while not watched.lost_sight and (change := watched.next) is not None and change.cause == "gap":
             self._follow(vm, watched, change)
         if watched.lost_sight:
@@ -280,7 +141,7 @@ class Oracle:
         return None if doubts == shown else f"its host is {sorted(doubts)}, it shows {sorted(shown)}"
 
     def _doubts(self, watched: Watched, claim: Claim) -> frozenset[str]:
-        host = None if watched.owner is None or claim.ended else self._hosts.get(watched.owner)
+        host = None if watched.owner is None or claim.ended else self._hearing.hosts.get(watched.owner)
         return frozenset() if host is None else host.doubts
 
     @staticmethod
@@ -344,9 +205,9 @@ class Oracle:
             return
         if unheard and old is not None:
             watched.claims[owner] = old.lend()
-            if owner in self._hosts:
-                watched.claims[owner].boot = self._hosts[owner].boot
-                self._hosts[owner].claimed.add(vm)
+            if owner in self._hearing.hosts:
+                watched.claims[owner].boot = self._hearing.hosts[owner].boot
+                self._hearing.hosts[owner].claimed.add(vm)
         if old is not None and old.ended and watched.owner is not None and watched.owner != owner:
             watched.claims.pop(watched.owner, None)
         if fresh:

@@ -34,9 +34,10 @@ def wait_until_quiet(settings: Settings, *, still_seconds: float = 1.5, timeout_
     """Return once everything reported by now has passed the line and nothing changed for `still_seconds`.
 
     First a barrier, without guessing: the hosts stage has applied every report that was in the log when asked, then
-    the vms stage every observation, then the sink every change. Then stillness: the ends of vm.changes, host.changes
-    and dead.letters stand, with the sink's position at the end. Ticks and heartbeats do not disturb it; a duration
-    that still runs in a stage (a loss being judged) is not waited for, unless `still_seconds` is longer.
+    the vms stage every observation. Then stillness: the ends of vm.changes, host.changes and dead.letters stand, with
+    the sink's position at the end. Last, one more input of the vms stage: rows of ended claims are deleted a batch
+    later, and partitions without evidence hear the clock alone, every 5 s. Ticks and heartbeats disturb nothing; a
+    duration that still runs in a stage (a loss being judged) is not waited for, unless `still_seconds` is longer.
 
     Raises NotQuiet.
     """
@@ -45,6 +46,7 @@ def wait_until_quiet(settings: Settings, *, still_seconds: float = 1.5, timeout_
         _pass(logs, HOST_REPORTS, HOSTS_TABLE, deadline)
         _pass(logs, VM_OBSERVATIONS, VM_STATE, deadline)
         _stand_still(logs, settings, still_seconds, deadline)
+        _pass(logs, VM_OBSERVATIONS, VM_STATE, deadline, more=1)
 
 
 def _until(holds: Callable[[], str | None], deadline: float) -> None:
@@ -54,9 +56,9 @@ def _until(holds: Callable[[], str | None], deadline: float) -> None:
         time.sleep(_STEP_SECONDS)
 
 
-def _pass(logs: KafkaLogs, topic: str, table: str, deadline: float) -> None:
-    """Return once a stage's table says that everything now in its input is included."""
-    wanted = {partition: span.high for partition, span in logs.ends((topic,))[topic].items() if span.high > 0}
+def _pass(logs: KafkaLogs, topic: str, table: str, deadline: float, *, more: int = 0) -> None:
+    """Return once a stage's table says that everything now in its input is included, and so many inputs more."""
+    wanted = {partition: span.high + more for partition, span in logs.ends((topic,))[topic].items() if span.high > 0}
     applied: dict[int, int] = {}
 
     def lacking() -> str | None:
