@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from infra.runtime.errors import FatalError, NewerVersion
+from infra.runtime.errors import FatalError
 from infra.runtime.log import get_logger
-from schemas.codec import SCHEMA_HEADER, NewerMajorError
+from schemas.codec import NewerMajorError
 from streams.runtime.continuity import Verdict, cross, judge
+from streams.runtime.inputs import input_of
+from streams.runtime.isolation import Isolation
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Feed, InputRecord, Outbox
 from streams.runtime.sender import Clock
 from streams.runtime.stage import Input
+from streams.runtime.trials import ISOLATED_FROM, Trial
 
 LogStart = Callable[[int], Awaitable[int]]
 """Offset of the first record an input partition still has, asked anew."""
@@ -31,8 +33,10 @@ class Intake:
         *,
         input_topic: str,
         log_start: LogStart,
+        isolation: Isolation,
         now: Clock = time.monotonic,
     ) -> None:
+        self.isolation = isolation
         self._lanes = lanes
         self._outbox = outbox
         self._input_topic = input_topic
@@ -52,41 +56,57 @@ class Intake:
         if lane is None:
             self.strays += 1
             return
+        if lane.mending is not None:
+            await lane.mending.wait()
         verdict = judge(lane.next_offset, record.offset)
         if verdict is Verdict.REPEAT:
             self.repeats += 1
             lane.moved_at = self._now()
             self._outbox.put_repeat(feed, record)
         elif verdict is Verdict.APPLY or await self._cross(lane, record.offset):
-            self._apply(lane, feed, record)
+            if lane.trial is not None:
+                await self._try(lane, feed, record, lane.trial)
+            elif (error := self._apply(lane, feed, record)) is not None:
+                await self.isolation.failed(lane, feed, record, error)
         if self._outbox.full:
             await self._outbox.room()
 
-    def _apply(self, lane: Lane, feed: Feed, record: InputRecord) -> None:
-        core, offset = lane.core, record.offset
-        given = Input(
-            partition=lane.partition,
-            offset=offset,
-            appended_at=record.timestamp * 1_000_000,
-            key=record.key,
-            value=record.value or b"",
-            schema=_schema(record.headers),
-        )
+    def _apply(self, lane: Lane, feed: Feed, record: InputRecord) -> Exception | None:
+        """Apply the input; what the core raised, when that is the input's fault, and the core is of no more use."""
+        given = input_of(record)
         try:
-            demand = core.apply(given)
+            demand = lane.core.apply(given)
         except NewerMajorError as error:
-            raise NewerVersion(
-                str(error), where=self._where(lane, offset), advice="upgrade this worker; nothing was committed"
-            ) from error
-        if core.applied != offset:
+            raise self.isolation.newer(given, error) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            return error
+        self._applied(lane, given)
+        self._outbox.put(lane.partition, lane.core, feed, record, demand)
+        return None
+
+    async def _try(self, lane: Lane, feed: Feed, record: InputRecord, trial: Trial) -> None:
+        """Apply an input that may be what ended the process before this one."""
+        await self.isolation.begin(lane, trial)
+        if trial.attempts >= ISOLATED_FROM and record.offset == trial.offset:
+            await self.isolation.marked(lane, feed, record, trial)
+        elif (error := self._apply(lane, feed, record)) is not None:
+            await self.isolation.failed(lane, feed, record, error)
+        if lane.next_offset < trial.until:
+            await self._outbox.flush()
+        else:
+            lane.trial = None
+
+    def _applied(self, lane: Lane, given: Input) -> None:
+        if lane.core.applied != given.offset:
             raise FatalError(
-                f"the core says it applied offset {core.applied}, it was given {offset}",
-                where=self._where(lane, offset),
+                f"the core says it applied offset {lane.core.applied}, it was given {given.offset}",
+                where=f"{self._input_topic}[{lane.partition}]@{given.offset}",
             )
-        lane.next_offset = offset + 1
+        lane.next_offset = given.offset + 1
         lane.moved_at = self._now()
         self.applied += 1
-        self._outbox.put(lane.partition, core, feed, record, demand)
 
     async def _cross(self, lane: Lane, offset: int) -> bool:
         """Step over inputs that fell off the log; False when the partition was taken from us meanwhile."""
@@ -110,11 +130,3 @@ class Intake:
 
     def _where(self, lane: Lane, offset: int) -> str:
         return f"{self._input_topic}[{lane.partition}]@{offset}"
-
-
-def _schema(headers: Any) -> bytes | None:
-    for name, value in headers or ():
-        if name == SCHEMA_HEADER:
-            found: bytes | None = value
-            return found
-    return None

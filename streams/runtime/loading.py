@@ -23,6 +23,7 @@ from schemas.codec import SCHEMA_HEADER, decode
 from streams.runtime.continuity import InputBounds
 from streams.runtime.kept import REBUILD_KEY, RebuildRow, TableLog, require_kept
 from streams.runtime.stage import BOOKKEEPING, GuardedLoader, PartitionCore, PartitionLoader, Stage
+from streams.runtime.trials import TRIAL_KEY, Trial, trial_of
 
 SELFTEST_KEY = b"#selftest"
 """Key of what the start-up check writes into the table's log; no loader ever sees it."""
@@ -52,6 +53,10 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     cores: Mapping[int, PartitionCore]
     bounds: Mapping[int, InputBounds]
     rows: int
+    trials: Mapping[int, Trial] = {}
+    """What the last process that began to apply inputs of a partition wrote down."""
+    ends: Mapping[int, int] = {}
+    """Offset behind the last row read, by partition loaded."""
     tables: Mapping[int, TableLog] = {}
     """What the table's log showed, of partitions whose loader can tell an empty table from a lost one."""
 
@@ -100,6 +105,8 @@ class TableReader:
         consumer = self._consumer()
         self._starts: dict[int, int] = {}
         self._rebuilds: dict[int, int] = {}
+        self._trials: dict[int, Trial] = {}
+        self._ends: dict[int, int] = {}
         try:
             bounds = self._input_bounds(consumer, [*partitions, *kept])
             loaders = {partition: self._stage.loader(partition) for partition in partitions}
@@ -113,7 +120,7 @@ class TableReader:
             consumer.close()
         if rows:
             _give_back_memory()
-        return Loaded(cores=cores, bounds=bounds, rows=rows, tables=tables)
+        return Loaded(cores=cores, bounds=bounds, rows=rows, trials=self._trials, ends=self._ends, tables=tables)
 
     def _tables(self, loaders: Mapping[int, PartitionLoader], bounds: Mapping[int, InputBounds]) -> dict[int, TableLog]:
         tables = {}
@@ -234,6 +241,9 @@ class TableReader:
                 self._rebuilds.pop(partition, None)
             else:
                 self._rebuilds[partition] = decode(RebuildRow, value, schema).at
+        elif key == TRIAL_KEY:
+            if value is not None:
+                self._trials[partition] = trial_of(value, schema)
         else:
             return key == SELFTEST_KEY
         return True
@@ -245,7 +255,7 @@ class TableReader:
         positions, ends = {}, {}
         for partition in loaders:
             start, end = self._watermarks(consumer, self._table_topic, partition)
-            self._starts[partition] = start
+            self._starts[partition], self._ends[partition] = start, end
             if end > start:
                 positions[partition], ends[partition] = start, end
         if ends:

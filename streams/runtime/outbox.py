@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
+from infra.runtime.errors import FatalError
 from streams.runtime.ending import EndProcess, end_process
-from streams.runtime.sender import Clock, PartitionRow, Sender
-from streams.runtime.stage import BOOKKEEPING, PARTITION_KEY, Demand, Output, PartitionCore
+from streams.runtime.sender import Clock, DeliveryFailed, PartitionRow, Sender
+from streams.runtime.stage import BOOKKEEPING, PARTITION_KEY, Batch, Demand, Fits, Output, PartitionCore, Row
 
 CALM_SECONDS = 1.0
 """How long work that is not urgent waits for urgent work to ride with."""
@@ -89,6 +90,18 @@ class CycleReport(NamedTuple):
     """Until all was durable; 0 when there was nothing to send."""
 
 
+Spoiled = Callable[[int, list[Receipt], Exception], object]
+"""Told of a partition whose batch can not be sent, with the inputs it came from. The error is one nobody foresaw."""
+
+
+class RecordTooLarge(FatalError):
+    """The broker would refuse a record."""
+
+
+def _is_fatal(partition: int, receipts: list[Receipt], error: Exception) -> None:
+    raise error
+
+
 class Outbox:
     """Owned by the event loop; only `Sender.send` runs in another thread."""
 
@@ -100,12 +113,22 @@ class Outbox:
         check_fence: Callable[[], object] = lambda: None,
         on_cycle: Callable[[CycleReport], object] = lambda report: None,
         end: EndProcess = end_process,
+        fits: Fits = lambda topic, size: True,
+        table_topic: str = "",
         calm_seconds: float = CALM_SECONDS,
         pace_seconds: float = PACE_SECONDS,
         rows_seconds: float = ROWS_SECONDS,
         now: Clock = time.monotonic,
     ) -> None:
-        """`check_fence` raises when this process stood still too long to still own its partitions."""
+        """`check_fence` raises when this process stood still too long to still own its partitions.
+
+        `fits` says whether the broker takes a record; `table_topic` is where the rows go.
+        """
+        self._fits = fits
+        self._table_topic = table_topic
+        self.on_spoiled: Spoiled = _is_fatal
+        self._withdrawn = 0
+        self._flushing = 0
         self._sender = sender
         self._max_in_flight = max_in_flight
         self._check_fence = check_fence
@@ -128,6 +151,8 @@ class Outbox:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._sent = asyncio.Event()
+        self._sent.set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.in_flight = 0
@@ -165,10 +190,62 @@ class Outbox:
         """End of `hasten`."""
         self._hurry = False
 
+    @property
+    def _at_once(self) -> bool:
+        return self._hurry or self._flushing > 0
+
     async def drain(self) -> None:
         """Return when everything put so far is durable and acknowledged."""
         self.hasten()
         await self._idle.wait()
+
+    async def flush(self) -> None:
+        """Return when everything put so far is durable and acknowledged, except for what was withdrawn."""
+        self._flushing += 1
+        self._wake.set()
+        try:
+            await self._sent.wait()
+        finally:
+            self._flushing -= 1
+
+    def hold(self) -> None:
+        """Nothing counts as drained until `redeemed` is called: inputs are to be withdrawn and put again."""
+        self._withdrawn += 1
+        self._idle.clear()
+
+    def withdraw(self, partition: int) -> list[Receipt]:
+        """Take back the inputs of a partition that nothing was sent of yet, in order; their core is forgotten."""
+        self._touched.pop(partition, None)
+        back = [receipt for receipt in self._receipts if receipt.record.partition == partition]
+        self._receipts = [receipt for receipt in self._receipts if receipt.record.partition != partition]
+        self._tell_if_sent()
+        return back
+
+    def put_again(self, core: PartitionCore, receipt: Receipt, demand: Demand) -> None:
+        """`put`, for an input that was withdrawn."""
+        self.in_flight -= receipt.records
+        self.put(receipt.record.partition, core, receipt.feed, receipt.record, demand)
+
+    def repeat_again(self, receipt: Receipt) -> None:
+        """`put_repeat`, for an input that was withdrawn."""
+        self.in_flight -= receipt.records
+        self.put_repeat(receipt.feed, receipt.record)
+
+    def redeemed(self) -> None:
+        """What was withdrawn is put again."""
+        self._withdrawn -= 1
+        self._tell_if_sent()
+
+    async def write(self, partition: int, row: Row) -> None:
+        """Write one row of bookkeeping now; raises as a send does."""
+        self._check_fence()
+        rows = [PartitionRow(partition, row)]
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._sender.send, rows, [])
+
+    def write_blocking(self, partition: int, row: Row) -> None:
+        """The same, while the loop stands still."""
+        self._check_fence()
+        self._executor.submit(self._sender.send, [PartitionRow(partition, row)], []).result()
 
     async def run(self) -> None:
         """Send until cancelled. Any failure ends the process: nothing after it may be acknowledged."""
@@ -194,11 +271,12 @@ class Outbox:
         self._receipts.append(receipt)
         self.in_flight += receipt.records
         self._idle.clear()
+        self._sent.clear()
         if urgent and not self._urgent:
             self._urgent = True
         elif not urgent and self._quiet_since is None:
             self._quiet_since = asyncio.get_running_loop().time()
-        elif self.in_flight < self._max_in_flight and not self._hurry:
+        elif self.in_flight < self._max_in_flight and not self._at_once:
             # Whatever is due was due before, and is armed.
             return
         if self.in_flight >= self._max_in_flight:
@@ -209,7 +287,7 @@ class Outbox:
         """When the next cycle has to begin, by the loop's clock; None while there is nothing to do."""
         if not self._receipts and not self._delivered:
             return None
-        if self._hurry or self.full:
+        if self._at_once or self.full:
             return float("-inf")
         due = [wave.rows_due_at for wave in self._delivered]
         if self._urgent:
@@ -220,7 +298,7 @@ class Outbox:
 
     def _with_rows(self, now: float) -> list[Wave]:
         """The delivered waves whose rows go with this cycle: all of them once the first is due."""
-        if not (self._hurry or self.full) and all(wave.rows_due_at > now for wave in self._delivered):
+        if not (self._at_once or self.full) and all(wave.rows_due_at > now for wave in self._delivered):
             return []
         waves, self._delivered = self._delivered, []
         return waves
@@ -258,13 +336,43 @@ class Outbox:
         wave.receipts, self._receipts = self._receipts, []
         touched, self._touched = self._touched, {}
         for partition, core in touched.items():
-            batch = core.seal()
+            batch = self._seal_one(partition, core, wave)
             wave.outputs += batch.outputs
             wave.rows += [PartitionRow(partition, row) for row in batch.rows]
         self._urgent = False
         self._quiet_since = None
         self._disarm()
         return wave
+
+    def _seal_one(self, partition: int, core: PartitionCore, wave: Wave) -> Batch:
+        """The batch of one partition; an empty one, and its inputs withdrawn, when it can not be made or sent."""
+        try:
+            batch = core.seal()
+            self._check_size(batch)
+        except (DeliveryFailed, MemoryError):
+            raise
+        except Exception as error:
+            back = [receipt for receipt in wave.receipts if receipt.record.partition == partition]
+            wave.receipts = [receipt for receipt in wave.receipts if receipt.record.partition != partition]
+            self.on_spoiled(partition, back, error)
+            return Batch([], [])
+        return batch
+
+    def _check_size(self, batch: Batch) -> None:
+        """Raise RecordTooLarge for the first record that the broker would refuse."""
+        fits = self._fits
+        for topic, _, key, value, _ in batch.outputs:
+            if value is not None and not fits(topic, len(value) + (len(key) if key else 0)):
+                raise too_large(topic, key, value)
+        for key, value, _ in batch.rows:
+            if value is not None and not fits(self._table_topic, len(value) + len(key)):
+                raise too_large(self._table_topic, key, value)
+
+    def _tell_if_sent(self) -> None:
+        if not self._receipts and not self._delivered:
+            self._sent.set()
+            if not self._withdrawn:
+                self._idle.set()
 
     async def _cycle(self) -> None:
         self._check_fence()
@@ -289,9 +397,17 @@ class Outbox:
         self._on_cycle(CycleReport(wave.outputs, len(rows), acknowledged, urgent, seconds))
         if self.in_flight <= self._max_in_flight * ROOM_SHARE:
             self._room.set()
-        if not self._receipts and not self._delivered:
-            self._idle.set()
+        self._tell_if_sent()
         self._wake_or_arm()
+
+
+def too_large(topic: str, key: bytes | None, value: bytes) -> RecordTooLarge:
+    """The error that names this record."""
+    return RecordTooLarge(
+        f"a record of {len(value) + len(key or b'')} bytes is above the topic's limit",
+        where=f"{topic} key {key!r:.120}",
+        advice="raise max.message.bytes of the topic, or find out what makes this record so large",
+    )
 
 
 def merge_rows(rows: list[PartitionRow]) -> list[PartitionRow]:

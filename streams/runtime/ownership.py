@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from infra.runtime.errors import NewerVersion
 from infra.runtime.log import get_logger
@@ -23,6 +24,8 @@ from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.loading import Abandoned, Loaded, Reader
 from streams.runtime.outbox import Outbox
 from streams.runtime.sender import Clock
+from streams.runtime.stage import PartitionCore
+from streams.runtime.trials import next_trial
 
 _log = get_logger(__name__)
 
@@ -114,6 +117,14 @@ class Ownership:
             return
         self._settle(loaded, self._now() - started_at)
 
+    async def reload(self, lane: Lane) -> PartitionCore:
+        """A fresh core of this partition from its log. Everything sent for it must be durable."""
+        loop = asyncio.get_running_loop()
+        load = partial(self._reader.load, [lane.partition], [], abandoned=threading.Event())
+        loaded = await loop.run_in_executor(self._executor, load)
+        gc.freeze()
+        return loaded.cores[lane.partition]
+
     def close(self) -> None:
         """Stop loading."""
         self._abandoned.set()
@@ -131,7 +142,8 @@ class Ownership:
         for partition, core in loaded.cores.items():
             bounds = loaded.bounds[partition]
             first = first_offset(core.applied, bounds, where=f"{self._input_topic}[{partition}]")
-            self.lanes[partition] = Lane(partition, core, first, bounds, now)
+            trial = next_trial(loaded.trials.get(partition), first, bounds.end)
+            self.lanes[partition] = Lane(partition, core, first, bounds, now, trial)
         for partition, lane in self.lanes.items():
             if partition not in loaded.cores:
                 bounds = loaded.bounds[partition]

@@ -7,7 +7,7 @@ takes no headers. `flush` waits for everything in the client, so nobody else may
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -23,6 +23,10 @@ RECORD_OVERHEAD_BYTES = 512
 FLUSH_MARGIN_SECONDS = 5.0
 """librdkafka gives up on a record after its delivery timeout; later than that, the client itself is stuck."""
 QUEUE_POLL_SECONDS = 0.05
+FENCE_RECORDS = 500
+"""Records handed to the client between two looks at the fence: what a process does that stood still in between."""
+MARK_HEADER = "writer"
+"""Header of rows written while others may still write late."""
 
 
 Clock = Callable[[], float]
@@ -44,7 +48,7 @@ class Sender(Protocol):
     """What the outbox needs of a producer."""
 
     def send(self, rows: Sequence[PartitionRow], outputs: Sequence[Output]) -> None:
-        """Send in this order and return when all are durable; raises DeliveryFailed otherwise."""
+        """Send all of it and return when all is durable; raises DeliveryFailed otherwise."""
         ...
 
     def purge(self) -> None:
@@ -52,15 +56,16 @@ class Sender(Protocol):
         ...
 
 
-def check_size(topic: str, partition: int, key: bytes | None, value: bytes | None, limit_bytes: int) -> None:
-    """FatalError naming key and size when the broker would refuse this record."""
-    size = (len(key) if key else 0) + (len(value) if value else 0)
-    if size > limit_bytes:
-        raise FatalError(
-            f"a record of {size} bytes is above the topic's limit of {limit_bytes}",
-            where=f"{topic}[{partition}] key {key!r}",
-            advice="raise max.message.bytes of the topic, or find out what makes this record so large",
-        )
+class Limits:
+    """How large a record of each topic may be."""
+
+    def __init__(self, limits_bytes: Mapping[str, int]) -> None:
+        """`limits_bytes`: `max.message.bytes` of every topic by bare name."""
+        self._limits_bytes = {topic: limit - RECORD_OVERHEAD_BYTES for topic, limit in limits_bytes.items()}
+
+    def fits(self, topic: str, size: int) -> bool:
+        """Whether the broker would take a record of so many bytes, key and value together."""
+        return size <= self._limits_bytes[topic]
 
 
 class KafkaSender:
@@ -71,18 +76,25 @@ class KafkaSender:
         kafka: KafkaSettings,
         *,
         table_topic: str,
-        limits_bytes: Mapping[str, int],
+        topics: Iterable[str],
         delivery_timeout_seconds: float,
+        check_fence: Callable[[], object] = lambda: None,
     ) -> None:
-        """`limits_bytes` has `max.message.bytes` of every topic by bare name, `table_topic` among them."""
+        """`topics`: bare names of all that may be written to, `table_topic` among them.
+
+        `check_fence` raises when this process stood still too long to still own its partitions.
+        """
         self._table_topic = table_topic
-        self._names = {topic: kafka.topic_prefix + topic for topic in limits_bytes}
-        self._limits_bytes = {topic: limit - RECORD_OVERHEAD_BYTES for topic, limit in limits_bytes.items()}
+        self._names = {topic: kafka.topic_prefix + topic for topic in topics}
+        self._check_fence = check_fence
+        self.mark: bytes | None = None
+        """While set, rows carry it in a header: who wrote them can be told from other writers."""
         self._flush_seconds = delivery_timeout_seconds + FLUSH_MARGIN_SECONDS
         self._failures: list[str] = []
         self._producer = make_producer(
             kafka,
-            linger_ms=0,
+            # Nothing waits for it: a flush sends at once. Until then a partition's records share one request.
+            linger_ms=100,
             delivery_timeout_ms=int(delivery_timeout_seconds * 1000),
             delivery_report_only_error=True,
             on_delivery=self._undelivered,
@@ -92,12 +104,18 @@ class KafkaSender:
         )
 
     def send(self, rows: Sequence[PartitionRow], outputs: Sequence[Output]) -> None:
-        """Send rows, then outputs, and wait for all of them."""
-        for partition, row in rows:
-            headers = [(SCHEMA_HEADER, row.schema)] if row.schema is not None else []
-            self._produce(self._table_topic, partition, row.key, row.value, headers)
-        for output in outputs:
+        """Send outputs, then rows, and wait for all of them: readers wait for outputs, nobody for rows."""
+        for at, output in enumerate(outputs):
+            if at % FENCE_RECORDS == 0:
+                self._check_fence()
             self._produce(output.topic, output.partition, output.key, output.value, list(output.headers))
+        mark = [] if self.mark is None else [(MARK_HEADER, self.mark)]
+        for at, (partition, row) in enumerate(rows):
+            if at % FENCE_RECORDS == 0:
+                self._check_fence()
+            headers = [(SCHEMA_HEADER, row.schema), *mark] if row.schema is not None else list(mark)
+            self._produce(self._table_topic, partition, row.key, row.value, headers)
+        self._check_fence()
         left = self._producer.flush(self._flush_seconds)
         if left or self._failures:
             reasons = "; ".join(sorted(set(self._failures))[:3]) or "no answer within the delivery timeout"
@@ -114,7 +132,6 @@ class KafkaSender:
     def _produce(
         self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: list[tuple[str, Any]]
     ) -> None:
-        check_size(self._names[topic], partition, key, value, self._limits_bytes[topic])
         name, produce = self._names[topic], self._producer.produce
         deadline: float | None = None
         while True:

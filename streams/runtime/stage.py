@@ -69,6 +69,9 @@ class Batch(NamedTuple):
 Fits = Callable[[str, int], bool]
 """Whether a record of so many bytes (key and value) is within the limit of this topic (bare name)."""
 
+WHOLE: Final = b""
+"""Condemned instead of a part: nothing of the input may be applied."""
+
 Marks = Callable[[Sequence[bytes]], object]
 """Told the names of the parts of an input before they are applied; returns when that can be read after a crash."""
 

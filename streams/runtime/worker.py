@@ -28,9 +28,10 @@ from streams.runtime.ending import end_process
 from streams.runtime.ends import InputEnds
 from streams.runtime.guards import LOOP_LIMIT_SECONDS, Fence, Progress, Recovery, readiness
 from streams.runtime.health import Figures
+from streams.runtime.isolation import Isolation
 from streams.runtime.loading import TableReader
 from streams.runtime.ownership import Ownership
-from streams.runtime.sender import KafkaSender
+from streams.runtime.sender import KafkaSender, Limits
 from streams.runtime.settings import HostsStreamSettings, StreamSettings
 from streams.runtime.stage import Stage, TickedStage
 from streams.runtime.ticks import Ticker, TickSender, TickSigner, new_owner
@@ -144,14 +145,18 @@ class Line:
         sender = KafkaSender(
             settings.kafka,
             table_topic=stage.table_topic,
-            limits_bytes=selftest.limits_bytes(topics),
+            topics=topics,
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
+            check_fence=self._fence.check,
         )
+        fits = Limits(selftest.limits_bytes(topics)).fits
         self.outbox = wiring.outbox(
             wiring.sender(sender),
             max_in_flight=settings.max_in_flight,
             check_fence=self._fence.check,
             on_cycle=self._figures.cycle,
+            fits=fits,
+            table_topic=stage.table_topic,
         )
         reader = TableReader(settings.kafka, stage, group=settings.group)
         self.ownership = Ownership(
@@ -162,7 +167,10 @@ class Line:
             on_loaded=self._figures.loaded,
         )
         lanes = self.ownership.lanes
-        self._intake = wiring.intake(lanes, self.outbox, input_topic=input_topic, log_start=self._log_start(reader))
+        isolation = Isolation(lanes, self.outbox, self.ownership.reload, input_topic=input_topic, fits=fits)
+        self._intake = wiring.intake(
+            lanes, self.outbox, input_topic=input_topic, log_start=self._log_start(reader), isolation=isolation
+        )
         self._progress = Progress(lanes, deadline_seconds=settings.progress_deadline_seconds)
         self._ends = InputEnds(settings.kafka, input_topic, lanes, self._progress.ends_are)
         self._ticker = self._make_ticker(stage, topics, input_topic)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from schemas.codec import NewerMajorError
 from streams.runtime.outbox import InputRecord
 from streams.runtime.sender import DeliveryFailed, PartitionRow
-from streams.runtime.stage import Batch, Counts, Demand, Input, Output, Row
+from streams.runtime.stage import WHOLE, Batch, Counts, Demand, Fits, Input, Marks, Output, Row
+from streams.runtime.trials import TRIAL_KEY, Trial, trial_of
 
 
 class Step(NamedTuple):
@@ -36,7 +37,11 @@ class Journal:
 
 
 class EchoCore:
-    """Gives one output and one row per input; keys starting with `quiet` are not urgent, `newer` raises."""
+    """Gives one output and one row per input; keys starting with `quiet` are not urgent, `newer` raises.
+
+    `poison` raises when it is applied whole, `unsealable` when the batch is sealed, `hopeless` at either whatever is
+    left out; `large` makes an output of 1,000 bytes. What is isolated gives an output with the value `apart`.
+    """
 
     def __init__(self, partition: int = 0, applied: int = -1) -> None:
         self.partition = partition
@@ -44,7 +49,10 @@ class EchoCore:
         self.expected_tick = 1
         self.gaps: list[tuple[int, int]] = []
         self.inputs: list[Input] = []
+        self.isolated: list[tuple[int, tuple[bytes, ...]]] = []
+        self.reasserted: list[bytes] = []
         self._batch = Batch([], [])
+        self._unsealable = False
 
     def apply(self, record: Input) -> Demand:
         if record.key == b"newer":
@@ -52,8 +60,26 @@ class EchoCore:
         if record.key != b"liar":
             self.applied = record.offset
         self.inputs.append(record)
+        if record.key in (b"poison", b"hopeless"):
+            self._batch.outputs.append(Output("out", self.partition, b"half/0", b"", ()))
+            raise ZeroDivisionError("no rule for this")
+        self._unsealable = self._unsealable or record.key == b"unsealable"
+        return self._answer(record, b"x" * 1_000 if record.key == b"large" else b"")
+
+    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
+        self.isolated.append((record.offset, tuple(condemned)))
+        if record.key == b"hopeless" and WHOLE not in condemned:
+            self._unsealable = True
+        before([b"part of %d" % record.offset])
+        self.applied = record.offset
+        return self._answer(record, b"apart")
+
+    def reassert(self, key: bytes) -> None:
+        self.reasserted.append(key)
+
+    def _answer(self, record: Input, value: bytes) -> Demand:
         name = f"{self.partition}/{record.offset}".encode()
-        self._batch.outputs.append(Output("out", self.partition, name, b"", ()))
+        self._batch.outputs.append(Output("out", self.partition, name, value, ()))
         self._batch.rows.append(Row(name, b"", None))
         return Demand(records=2, urgent=record.key != b"quiet")
 
@@ -61,6 +87,8 @@ class EchoCore:
         self.gaps.append((first_missing, next_offset))
 
     def seal(self) -> Batch:
+        if self._unsealable:
+            raise OverflowError("can't serialize")
         batch, self._batch = self._batch, Batch([], [])
         return batch
 
@@ -105,6 +133,8 @@ class JournalSender:
         self.sends: list[tuple[int, int]] = []
         """Rows and outputs of each send."""
         self.purged = False
+        self.trials: list[Trial] = []
+        self.values: dict[tuple[int, bytes | None], bytes | None] = {}
 
     def send(self, rows: Sequence[PartitionRow], outputs: Sequence[Output]) -> None:
         assert self.gate.wait(5)
@@ -112,8 +142,12 @@ class JournalSender:
             raise DeliveryFailed("not delivered")
         self.sends.append((len(rows), len(outputs)))
         for partition, row in rows:
-            self._note("row", partition, row.key)
+            if row.key == TRIAL_KEY:
+                self.trials.append(trial_of(row.value or b"", row.schema))
+            else:
+                self._note("row", partition, row.key)
         for output in outputs:
+            self.values[(output.partition, output.key)] = output.value
             self._note("output", output.partition, output.key or b"")
 
     def purge(self) -> None:

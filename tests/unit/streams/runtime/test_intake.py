@@ -8,9 +8,11 @@ import pytest
 
 from infra.runtime.errors import FatalError, NewerVersion, OffsetHole
 from streams.runtime.continuity import InputBounds
-from streams.runtime.intake import Intake
+from streams.runtime.intake import Intake, LogStart
+from streams.runtime.isolation import Isolation
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox
+from streams.runtime.stage import PartitionCore
 from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
 
 BOUNDS = InputBounds(start=0, end=0, committed=None)
@@ -26,7 +28,16 @@ class Bench:
         self.core = EchoCore(0, applied=9)
         self.lanes: Lanes = {0: Lane(0, self.core, 10, BOUNDS, 0.0)}
         self.log_start = log_start
-        self.intake = Intake(self.lanes, self.outbox, input_topic="in", log_start=self._ask, now=lambda: 5.0)
+        self.intake = self.make_intake(self._ask)
+
+    def make_intake(self, log_start: LogStart) -> Intake:
+        isolation = Isolation(self.lanes, self.outbox, self._reload, input_topic="in")
+        return Intake(
+            self.lanes, self.outbox, input_topic="in", log_start=log_start, isolation=isolation, now=lambda: 5.0
+        )
+
+    async def _reload(self, lane: Lane) -> PartitionCore:
+        raise AssertionError("nothing is to be mended here")
 
     async def _ask(self, partition: int) -> int:
         return self.log_start
@@ -85,7 +96,7 @@ def test_a_partition_taken_away_while_the_log_was_asked_is_left_alone() -> None:
         bench.lanes.clear()
         return 12
 
-    bench.intake = Intake(bench.lanes, bench.outbox, input_topic="in", log_start=taken_away)
+    bench.intake = bench.make_intake(taken_away)
     bench.take(12)
     assert bench.intake.strays == 1
     assert bench.core.gaps == []
@@ -98,7 +109,7 @@ def test_nothing_is_begun_once_a_rebalance_waits_for_the_outbox() -> None:
         bench.outbox.hasten()
         return 12
 
-    bench.intake = Intake(bench.lanes, bench.outbox, input_topic="in", log_start=rebalance_began)
+    bench.intake = bench.make_intake(rebalance_began)
     bench.take(12)
     assert bench.intake.strays == 1
     assert bench.outbox.in_flight == 0

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from infra.runtime import metrics as names
-from infra.runtime.errors import ConfigError, FatalError
+from infra.runtime.errors import ConfigError
 from infra.runtime.metrics import Metrics
 from infra.runtime.settings import KafkaSettings
 from streams.runtime.app import app_settings, require_raw
 from streams.runtime.health import Figures, Rising
 from streams.runtime.outbox import CycleReport, Receipt
 from streams.runtime.selftest import countable, require_stage, topics_of
-from streams.runtime.sender import check_size
+from streams.runtime.sender import RECORD_OVERHEAD_BYTES, Limits
 from streams.runtime.settings import VmsStreamSettings
 from streams.runtime.stage import Output, PartitionLoader
 from streams.runtime.versions import TESTED, require_tested_versions
@@ -64,11 +64,10 @@ def test_another_version_is_refused() -> None:
         require_tested_versions(found.__getitem__)
 
 
-def test_a_record_above_the_limit_says_its_key_and_size() -> None:
-    check_size("vm.changes", 2, b"vm-7", b"x" * 96, 100)
-    check_size("vm.state", 2, b"vm-7", None, 100)
-    with pytest.raises(FatalError, match=r"vm\.changes\[2\] key b'vm-7': a record of 101 bytes is above .* 100"):
-        check_size("vm.changes", 2, b"vm-7", b"x" * 97, 100)
+def test_a_record_needs_room_for_its_framing() -> None:
+    fits = Limits({"vm.changes": 1_000 + RECORD_OVERHEAD_BYTES}).fits
+    assert fits("vm.changes", 1_000)
+    assert not fits("vm.changes", 1_001)
 
 
 def test_faust_decodes_nothing() -> None:

@@ -1,0 +1,51 @@
+"""When a death counts against an input, and what is done about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams.runtime.stage import WHOLE
+from streams.runtime.trials import ISOLATED_FROM, MOST_ALONE, Trial, next_trial, row_of, trial_of
+
+
+def test_a_process_that_got_further_begins_at_one_again() -> None:
+    assert next_trial(None, 7, 100) == Trial(offset=7, attempts=1)
+    assert next_trial(Trial(offset=7, attempts=1), 8, 100) == Trial(offset=8, attempts=1)
+    assert next_trial(Trial(offset=7, attempts=1), 3, 100) == Trial(offset=3, attempts=1)
+
+
+def test_after_a_death_without_progress_inputs_are_applied_alone() -> None:
+    assert next_trial(Trial(offset=7, attempts=1), 7, 20) == Trial(offset=7, attempts=2, until=20)
+    assert next_trial(Trial(offset=7, attempts=1), 7, 7).until == 8
+    assert next_trial(Trial(offset=7, attempts=1), 7, 1_000_000).until == 7 + MOST_ALONE
+
+
+def test_the_input_at_which_a_process_died_alone_is_isolated() -> None:
+    third = next_trial(Trial(offset=7, attempts=2, until=20), 11, 30)
+    assert (third.offset, third.attempts, third.until, third.condemned) == (11, ISOLATED_FROM, 30, ())
+
+
+def test_behind_what_was_applied_alone_nothing_is_suspected() -> None:
+    assert next_trial(Trial(offset=7, attempts=2, until=20), 20, 30) == Trial(offset=20, attempts=1)
+
+
+def test_a_part_that_was_marked_at_a_death_is_left_out_from_then_on() -> None:
+    fourth = next_trial(Trial(offset=11, attempts=3, until=12, parts=(b"a", b"b")), 11, 12)
+    assert (fourth.attempts, fourth.condemned, fourth.parts) == (4, (b"a", b"b"), ())
+    fifth = next_trial(Trial(offset=11, attempts=4, until=12, parts=(b"c",), condemned=(b"a", b"b")), 11, 12)
+    assert fifth.condemned == (b"a", b"b", b"c")
+    assert next_trial(fifth, 12, 13).condemned == ()
+
+
+def test_deaths_at_no_part_leave_out_the_whole_input() -> None:
+    trial = Trial(offset=11, attempts=1)
+    for _ in range(3):
+        trial = next_trial(trial, 11, 12)
+        assert trial.condemned == ()
+    assert next_trial(trial, 11, 12).condemned == (WHOLE,)
+
+
+@pytest.mark.parametrize("trial", [Trial(offset=1, attempts=1), Trial(offset=2, attempts=3, until=5, parts=(b"x",))])
+def test_rows_are_read_back(trial: Trial) -> None:
+    row = row_of(trial)
+    assert trial_of(row.value or b"", row.schema) == trial
