@@ -16,6 +16,7 @@ These are private hooks of pinned versions; `versions.py` refuses to start on ot
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -39,8 +40,9 @@ QUIET = FetchPolicy(wait_ms=1_500, least_bytes=1)
 BUSY = FetchPolicy(wait_ms=10, least_bytes=64 * 1024)
 FETCH_SECONDS = 1.0
 """How long the drain waits for records before it looks whether it has to stop."""
-YIELD_EVERY = 100
-"""Records after which the loop's other tasks get their turn."""
+TURN_SECONDS = 0.02
+"""After so long the loop's other tasks get their turn. Records differ a thousandfold in what they cost: a backlog of
+full ones kept the loop from its heartbeat for seconds, until the worker fenced itself."""
 BUSY_ABOVE_PER_SECOND = 200
 """Records a second from which on waiting for company saves more than it delays."""
 
@@ -151,16 +153,16 @@ class InputConsumer(driver.Consumer):  # type: ignore[misc]
             # They were fetched for an assignment that is being changed.
             await self.perform_seek()
             return
-        taken = 0
         take = self._intake.take
+        turn_ends_at = time.monotonic() + TURN_SECONDS
         for batch in records.values():
             for record in batch:
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
                 await take(self, record)
-                taken += 1
-                if taken % YIELD_EVERY == 0:
+                if time.monotonic() > turn_ends_at:
                     await asyncio.sleep(0)
+                    turn_ends_at = time.monotonic() + TURN_SECONDS
 
     async def perform_seek(self) -> None:
         """Seek every input to where its table goes on, or to the group's offset where that is lower.
