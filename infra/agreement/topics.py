@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import confluent_kafka
@@ -24,8 +24,10 @@ _GATHER_SECONDS = 0.1
 """A `consume` waits for its whole number of records or for this long."""
 
 
-def messages(kafka: KafkaSettings, topics: TopicSet, topic: str) -> Iterator[confluent_kafka.Message]:
-    """Every message of a topic, in order within each partition.
+def messages(
+    kafka: KafkaSettings, topics: TopicSet, topic: str, starts: Mapping[int, int] | None = None
+) -> Iterator[confluent_kafka.Message]:
+    """Every message of a topic, in order within each partition; from these offsets on, where they are given.
 
     Raises NeighbourUnreachable when the broker stops answering before the end.
     """
@@ -35,6 +37,7 @@ def messages(kafka: KafkaSettings, topics: TopicSet, topic: str) -> Iterator[con
         places, ends = [], {}
         for partition in range(topics.partitions):
             low, high = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(name, partition), timeout=10)
+            low = max(low, starts.get(partition, low)) if starts else low
             if low < high:
                 places.append(confluent_kafka.TopicPartition(name, partition, low))
                 ends[partition] = high

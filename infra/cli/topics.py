@@ -1,4 +1,4 @@
-"""``deltavisor topics``: create the topics of a fleet, and compare them with their declarations."""
+"""``deltavisor topics``: create the topics of a fleet, compare them with their declarations, adopt new ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.runtime.topics import ALL_TOPICS, TopicAdmin, TopicProblem
 app = typer.Typer(
     name="topics",
     no_args_is_help=True,
-    help="Create and check the topics of a fleet.\n\n"
+    help="Create, check and adopt the topics of a fleet.\n\n"
     "Ends with 0 when all is as declared, 64 for a bad setting, 69 when Kafka does not answer, "
     "75 when a topic differs from its declaration.",
 )
@@ -107,15 +107,51 @@ def check(
         typer.echo(f"topics as declared: {len(chosen)}, with {admin.topic_set.partitions} partitions each")
 
 
+@app.command("adopt")
+def adopt_topics(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    stack: StackOption = "default",
+    bootstrap: BootstrapOption = None,
+    prefix: PrefixOption = None,
+    partitions: PartitionsOption = None,
+    dsn: Annotated[str | None, typer.Option("--dsn", help="PostgreSQL of the sink.")] = None,
+    password_file: Annotated[Path | None, typer.Option("--password-file", help="Password of its login.")] = None,
+    no_postgres: Annotated[bool, typer.Option("--no-postgres", help="There is no database.")] = False,
+) -> None:
+    """Take topics that were created again, or lost their end, for those that tables and database belong to.
+
+    Stop all workers first; agents may go on. The log number of host.reports rises, so does the generation of
+    vm.observations; nothing is confirmed any more and every host is asked for a whole snapshot. The sink begins at the
+    start of a new vm.changes, and takes whole states where changes are missing. A lost table is not adopted: see
+    `deltavisor rebuild`. Killed anywhere, run it again.
+    """
+    flags: _Flags = {"kafka": {"bootstrap": bootstrap, "topic_prefix": prefix}, "topics": {"partitions": partitions}}
+    # Imported here: the other commands work without streams and database.
+    from infra.cli.mending import confirm, fleet_of
+    from infra.rebuild.job import plan_adoption, run_adoption
+
+    with _reported():
+        fleet = fleet_of(config, stack, flags, dsn=dsn, password_file=password_file, no_postgres=no_postgres)
+        plan = plan_adoption(fleet)
+        if plan.empty:
+            typer.echo("nothing to adopt: tables and positions belong to the topics as they are")
+            return
+        confirm(plan.sentences(), yes=yes)
+        run_adoption(fleet, plan)
+    typer.echo("adopted; start the line")
+
+
 def _admin(config: Path | None, stack: str, flags: _Flags) -> TopicAdmin:
     settings = TopicCommandSettings.load(config, os.environ, flags)
-    if "bootstrap" not in settings.kafka.model_fields_set and (embedded := _embedded_bootstrap(stack)) is not None:
+    if "bootstrap" not in settings.kafka.model_fields_set and (embedded := embedded_bootstrap(stack)) is not None:
         flags["kafka"]["bootstrap"] = embedded
         settings = TopicCommandSettings.load(config, os.environ, flags)
     return TopicAdmin(settings.kafka, settings.topics)
 
 
-def _embedded_bootstrap(stack: str) -> str | None:
+def embedded_bootstrap(stack: str) -> str | None:
+    """Kafka of the embedded stack, None when it does not run."""
     # Imported here: this command also works where the embedded servers are not installed.
     from infra.stack.endpoints import endpoints_of
 

@@ -71,10 +71,7 @@ class HostsCore:
         self._watch = SilenceWatch(policy)
         self._bodies = BodyReader(config.partitions)
         self._calendar = SumCalendar(policy.sum_ticks, hosts)
-        applied = -1 if row is None or row.log < config.log else row.applied
-        self._out = Outbound(
-            config.topics, partition=partition, partitions=config.partitions, log=config.log, applied=applied
-        )
+        self._out = Outbound(config.topics, partition=partition, partitions=config.partitions, log=config.log)
         self._tally = Tally()
         self._unsealed = False
         self.suspects: set[bytes | None] = set()
@@ -398,9 +395,14 @@ class HostsCore:
             agreement.need(row, "host_conflict")
 
     def _confirm(self, turn: Turn) -> None:
-        """Rule H2; not while its source is away, since an agent then agrees with what it saw last."""
+        """Rule H2; not while its source is away, since an agent then agrees with what it saw last.
+
+        The end of a whole forced snapshot is told once more: whoever asked for it may have lost evidence of its own.
+        """
         row = turn.row
-        if row.confirmed or row.degraded or row.conflict is not None or row.disconnected_tick is not None:
+        if row.degraded or row.conflict is not None or row.disconnected_tick is not None:
+            return
+        if row.confirmed and not (turn.force and turn.answers):
             return
         row.confirmed = True
         turn.say(HostEvent.CONFIRMED)

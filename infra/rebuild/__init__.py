@@ -1,0 +1,1 @@
+"""Makes topics, tables and database belong together again after some of them were lost."""
