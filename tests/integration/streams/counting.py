@@ -2,26 +2,34 @@
 
 An input is a MessagePack list of keys. Each occurrence of a key adds one to its counter and puts `Counted` out. The
 counter is the worst case for a runtime: a lost, repeated or reordered input shows in it for ever.
+
+Keys that begin with `poison` raise, with `deadly` kill the process, with `large` make an output that no topic takes.
+When an input is isolated, they are put aside and the others count.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from infra.runtime.lifecycle import run_service
 from infra.runtime.log import configure_logging
-from infra.runtime.topics import HOST_REPORTS, HOSTS_TABLE, VM_OBSERVATIONS
+from infra.runtime.topics import DEAD_LETTERS, HOST_REPORTS, HOSTS_TABLE, VM_OBSERVATIONS
 from schemas.codec import Record, SchemaVersion, decode, encode, header_of
+from schemas.dead_letter import dead_letter_headers
 from schemas.ids import partition_of
 from schemas.tick import TICK_KEY, Tick, verify_tick
 from streams.runtime.settings import HostsStreamSettings
-from streams.runtime.stage import Batch, Counts, Demand, Input, Output, Row
+from streams.runtime.stage import Batch, Counts, Demand, Fits, Input, Marks, Output, Row
 from streams.runtime.worker import StreamService
 
 PARTITION_KEY = b"#partition"
+POISON, DEADLY, LARGE = b"poison", b"deadly", b"large"
+PID = os.getpid()
 
 
 class Work(Record, frozen=True, kw_only=True):
@@ -40,6 +48,9 @@ class Counted(Record, frozen=True, kw_only=True):
     count: int
     partition: int
     offset: int
+    writer: int = 0
+    """Process id."""
+    padding: bytes = b""
 
 
 class CountRow(Record, frozen=True, kw_only=True):
@@ -85,10 +96,36 @@ class CountingCore:
             return Demand(records=1, urgent=False)
         keys = decode(Work, record.value, record.schema).keys
         for key in keys:
-            count, applied = self.counts.get(key, (0, -1))
-            if applied < record.offset:
-                self._count(key, count + 1, record.offset)
+            self._take(key, record.offset)
         return Demand(records=2 * len(keys) + 1, urgent=True)
+
+    def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
+        self.applied = record.offset
+        keys = decode(Work, record.value, record.schema).keys
+        for key in keys:
+            if key in condemned or key.startswith((POISON, LARGE)):
+                headers = dead_letter_headers(
+                    topic=HOST_REPORTS, partition=self._partition, offset=record.offset, stage="counting",
+                    reason="poison", error="", schema=record.schema,
+                )  # fmt: skip
+                self._outputs.append(Output(DEAD_LETTERS, self._partition, key, record.value, tuple(headers)))
+                continue
+            before([key])
+            self._take(key, record.offset)
+        return Demand(records=2 * len(keys) + 1, urgent=True)
+
+    def reassert(self, key: bytes) -> None:
+        if key in self.counts:
+            self._changed[key] = None
+
+    def _take(self, key: bytes, offset: int) -> None:
+        count, applied = self.counts.get(key, (0, -1))
+        if applied < offset:
+            self._count(key, count + 1, offset)
+        if key.startswith(POISON):
+            raise ZeroDivisionError("no rule for this")
+        if key.startswith(DEADLY):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _count(self, key: bytes, count: int, offset: int) -> None:
         self.counts[key] = (count, offset)
@@ -96,7 +133,8 @@ class CountingCore:
         target = self._partition_of.get(key)
         if target is None:
             target = self._partition_of[key] = partition_of(key, self._partitions)
-        value = encode(Counted(count=count, partition=self._partition, offset=offset))
+        padding = bytes(5_000_000) if key.startswith(LARGE) else b""
+        value = encode(Counted(count=count, partition=self._partition, offset=offset, writer=PID, padding=padding))
         self._outputs.append(Output(VM_OBSERVATIONS, target, key, value, (("schema", header_of(Counted)),)))
 
     def gap(self, first_missing: int, next_offset: int) -> None:
@@ -145,7 +183,7 @@ class CountingStage:
     name = "counting"
     inputs: tuple[str, ...] = (HOST_REPORTS,)
     table_topic = HOSTS_TABLE
-    outputs: tuple[str, ...] = (VM_OBSERVATIONS,)
+    outputs: tuple[str, ...] = (VM_OBSERVATIONS, DEAD_LETTERS)
     rules_version = 1
 
     def __init__(self, settings: HostsStreamSettings, partitions: int, topic_ids: Mapping[str, str]) -> None:

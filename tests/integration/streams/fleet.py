@@ -22,7 +22,16 @@ from infra.runtime.topics import DEAD_LETTERS, HOST_REPORTS, HOSTS_TABLE, VM_OBS
 from schemas.codec import SCHEMA_HEADER, decode, encode, header_of
 from schemas.ids import partition_of
 from schemas.tick import TICK_KEY
-from tests.integration.streams.counting import PARTITION_KEY, Counted, CountRow, PartitionRow, Work
+from tests.integration.streams.counting import (
+    DEADLY,
+    LARGE,
+    PARTITION_KEY,
+    POISON,
+    Counted,
+    CountRow,
+    PartitionRow,
+    Work,
+)
 
 TOPICS = (HOST_REPORTS, HOSTS_TABLE, VM_OBSERVATIONS, DEAD_LETTERS)
 REPOSITORY = Path(__file__).parents[3]
@@ -188,6 +197,8 @@ class Line:
                 continue
             partition, offset = _place(message)
             for key in dict.fromkeys(decode(Work, _value(message), _header(message)).keys):
+                if key.startswith((POISON, DEADLY, LARGE)):
+                    continue
                 counts[partition, key] = counts.get((partition, key), 0) + 1
                 after[partition, offset, key] = counts[partition, key]
         return after
