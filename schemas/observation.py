@@ -25,9 +25,11 @@ import msgspec
 
 from schemas.codec import Record, SchemaVersion
 from schemas.ids import AgentEpoch, BootId, HostId, RequestId, VmId
+from schemas.members import at_hand
 from schemas.status import GoneReason
 
 
+@at_hand
 class HostEvent(IntEnum):
     """What the hosts stage says of a host to every vms partition."""
 
@@ -137,6 +139,6 @@ class ObservationBatch(Record, frozen=True, kw_only=True, array_like=True, forbi
     rules_version: int
     reports: list[ReportObservations] = []
     since: int = UNCHAINED
-    """Everything up to this offset of host.reports that concerns this partition was sent before; -1: from the start."""
+    """Everything up to this offset of host.reports that concerns this partition was sent before; -1: all there is."""
     until: int = UNCHAINED
     """Everything up to this offset was sent with this batch or before it."""

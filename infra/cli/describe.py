@@ -12,6 +12,7 @@ import msgspec
 from schemas.codec import Record
 from schemas.host_change import HostChange, HostState
 from schemas.ids import uuid_text
+from schemas.intent import Intent, IntentCopy
 from schemas.observation import ObservationBatch
 from schemas.report import Changes, HostReport, SnapshotPart
 from schemas.resync import ResyncRequest
@@ -52,6 +53,10 @@ def describe(record: Record) -> str:
             return f"tick {record.n}"
         case ResyncRequest():
             return f"{record.asker} asks for a {'forced ' if record.force else ''}snapshot: {record.reason}"
+        case Intent():
+            return f"{record.by} wants {record.op} of {record.vm_id[:8]}"
+        case IntentCopy():
+            return f"copy of intent {record.offset}"
         case ObservationBatch():
             vms = sum(len(report.vms) for report in record.reports)
             return f"from partition {record.source} at tick {record.tick}: {len(record.reports)} reports, {vms} VMs"

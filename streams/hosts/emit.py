@@ -37,6 +37,8 @@ class HostsTopics:
     dead_letters: str
 
 
+JOINS_ANYTHING = -1
+
 Sized = tuple[ReportObservations, int]
 """With its estimated size in bytes."""
 
@@ -44,8 +46,7 @@ Sized = tuple[ReportObservations, int]
 class Outbound:
     """Outputs of one partition since the last seal."""
 
-    def __init__(self, topics: HostsTopics, *, partition: int, partitions: int, log: int, applied: int) -> None:
-        """`applied`: everything up to this offset was delivered by whoever wrote the table."""
+    def __init__(self, topics: HostsTopics, *, partition: int, partitions: int, log: int) -> None:
         self.topics = topics
         self.count = 0
         """Outputs so far, observations counted as they were stated."""
@@ -57,8 +58,9 @@ class Outbound:
         self._reports: list[list[Sized]] = [[] for _ in range(partitions)]
         self._clocks: list[tuple[int, int]] = [(0, 0)] * partitions
         """(tick, tick_at) that each vms partition was told last; after a load they are told again."""
-        self._until = [applied] * partitions
-        """Offset up to which each vms partition was told everything."""
+        self._until = [JOINS_ANYTHING] * partitions
+        """Offset up to which each vms partition was told everything. What was said before a load was delivered before
+        the row was, but how much of it concerned whom is not known any more."""
 
     def tell_sums(self, turn: Turn) -> None:
         """Take a host's sums, one for each vms partition; they ride with what else goes there."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from schemas.facets import FACET_LIMIT_BYTES
 from schemas.fingerprints import low64, raw_fingerprint
 from schemas.ids import VmId
-from streams.hosts.state import MARK_AT, MARK_BYTES, NO_MARK, VmMarks
+from streams.hosts.state import MARK_AT, MARK_BYTES, NO_MARK, NO_MARKS, VmMarks
 
 MAX_REJECTED = 8
 """Refused facets remembered per VM; of more the digest will not agree, which is what the host then shows."""
@@ -42,10 +42,11 @@ def gate(vm_id: VmId, before: VmMarks, facets: dict[str, bytes], *, whole: bool,
     """Compare the facets of a VM with what was said before.
 
     `whole`: the VM has no other facets than these (a snapshot), so others no longer count in the digest. What the vms
-    stage was told of them stands, and so do their marks. `force`: equal ones pass too.
+    stage was told of them stands, and so do their marks. `force`: equal ones pass too; if it is `whole` as well, both
+    stages forget the marks of others, so that marks which are wrong do not stay for ever.
     """
     known = before.marks
-    after = bytearray(known)
+    after = bytearray(NO_MARKS if whole and force else known)
     passed: dict[str, bytes] = {}
     drift = passed_bytes = found = 0
     odd = bool(before.rejected)
@@ -57,14 +58,14 @@ def gate(vm_id: VmId, before: VmMarks, facets: dict[str, bytes], *, whole: bool,
         found += 1
         mark = raw_fingerprint(vm_id, name, data)
         old = known[at : at + MARK_BYTES]
-        if mark != old:
+        if mark != old or force:
             after[at : at + MARK_BYTES] = mark
             drift += low64(mark) - low64(old)
-        elif not force:
+        else:
             continue
         passed[name] = data
         passed_bytes += len(data)
-    if odd or (whole and found < _marked(after)):
+    if odd or (whole and (force or found < _marked(after))):
         return _with_rejected(
             vm_id, before, Gated(before, passed, passed_bytes, 0, []), facets, bytes(after), whole=whole, force=force
         )

@@ -14,6 +14,7 @@ from schemas.observation import ReportObservations, VmObservation
 from schemas.status import ALIVE, Status
 from streams.vms.facets import (
     NO_FACETS,
+    NO_RAW,
     RUN,
     SLOT_OF,
     MalformedFacet,
@@ -81,7 +82,7 @@ def sent_facets(turn: Turn, claim: Claim | None, observation: VmObservation) -> 
 
 def has_news(claim: Claim, report: ReportObservations, observation: VmObservation, sent: list[Sent]) -> bool:
     """False for what the claim knows already: the cheap and by far most frequent end of a repair."""
-    if sent or claim.borrowed or claim.boot != report.boot_id:
+    if sent or claim.borrowed or report.force or claim.boot != report.boot_id:
         return True
     return claim.ended != (observation.gone is not None)
 
@@ -92,6 +93,8 @@ def admit(turn: Turn, vm: Vm, claim: Claim, host: Host, observation: VmObservati
     if claim.borrowed:
         claim.borrowed = False
         turn.state.set_facets(vm, claim, NO_FACETS)
+    if turn.force:
+        _forget_raw(claim)
     boot = turn.proof.boot
     same_boot = boot == claim.boot
     for one in sent:
@@ -140,6 +143,11 @@ def _take_facet(turn: Turn, vm: Vm, claim: Claim, host: Host, sent: Sent, news: 
         news.run = facet
     elif isinstance(facet, Guest):
         news.guest_answered = facet.agent_connected is True
+
+
+def _forget_raw(claim: Claim) -> None:
+    """What the host says now is all it says: facets that it does not name keep their values, and count in no sum."""
+    claim.facets = tuple(None if packed is None else with_raw(NO_RAW, packed) for packed in claim.facets)
 
 
 def _held(turn: Turn, slot: int, packed: bytes | None) -> msgspec.Struct | None:

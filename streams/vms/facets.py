@@ -5,6 +5,7 @@ host sent; 16 of the normalised one, what decides change; whether it was rejecte
 million VMs have several million of these, so they are no objects; and a head is put together from slices of them.
 """
 
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -35,6 +36,8 @@ IDENTITY: Final = SLOT_OF[Facet.IDENTITY]
 GUEST: Final = SLOT_OF[Facet.GUEST]
 
 PackedFacets = tuple[bytes | None, ...]
+NO_RAW: Final = bytes(8)
+"""Mark of a facet that counts in no sum."""
 NO_FACETS: Final[PackedFacets] = (None,) * len(FACETS)
 
 _CLEARED_AT_END: Final = {SLOT_OF[name] for name in (Facet.GUEST, Facet.CONSOLE, Facet.JOBS, Facet.NUMA)}
@@ -57,7 +60,7 @@ _MAP_OF: Final = tuple(bytes((0x80 + length,)) for length in range(len(FACETS) +
 _ARRAY_OF: Final = tuple(bytes((0x90 + length,)) for length in range(len(FACETS) + 1))
 _PAIR: Final = _ARRAY_OF[2]
 _ENCODED_NAMES: Final = tuple(msgspec.msgpack.encode(name) for name in NAMES)
-_BY_NAME: Final = tuple(sorted(_SLOTS, key=NAMES.__getitem__))
+_in_order_of_names: Final = itemgetter(*sorted(_SLOTS, key=NAMES.__getitem__))
 _ENDED_NAMES: Final = tuple(name.encode("ascii") + b"\0" for name in NAMES)
 
 _decode = [msgspec.msgpack.Decoder(VM_FACETS[facet]).decode for facet in FACETS]
@@ -162,15 +165,12 @@ def when_gone(facets: PackedFacets) -> PackedFacets:
 
 def marks(facets: PackedFacets) -> msgspec.Raw | dict[str, Any]:
     """What a claim's row remembers: name -> FacetMark. Nine bytes for every raw fingerprint, also a small one."""
-    parts = [b""]
-    for name, packed in zip(_ENCODED_NAMES, facets, strict=True):
-        if packed is not None:
-            parts.append(name)
-            parts.append(packed[:_VALUE_AT] if len(packed) > _VALUE_AT else _mark_without_value(packed))
-    if len(parts) == 1:
-        return {}
-    parts[0] = _MAP_OF[len(parts) >> 1]
-    return msgspec.Raw(b"".join(parts))
+    parts = [
+        name + (packed[:_VALUE_AT] if len(packed) > _VALUE_AT else _mark_without_value(packed))
+        for name, packed in zip(_ENCODED_NAMES, facets, strict=True)
+        if packed is not None
+    ]
+    return msgspec.Raw(_MAP_OF[len(parts)] + b"".join(parts)) if parts else {}
 
 
 def _mark_without_value(packed: bytes) -> bytes:
@@ -192,7 +192,7 @@ def prints_of(facets: PackedFacets) -> Prints:
         b"" if packed is None or len(packed) <= _VALUE_AT else name + packed[_PRINT]
         for name, packed in zip(_ENCODED_NAMES, facets, strict=True)
     ]
-    sorted_by_name = [told[slot] for slot in _BY_NAME if told[slot]]
+    sorted_by_name = list(filter(None, _in_order_of_names(told)))
     count = len(sorted_by_name)
     by_name = _PAIR.join((_ARRAY_OF[count], *sorted_by_name))
     by_slot = _MAP_OF[count] + b"".join(told)
