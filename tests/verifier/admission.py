@@ -111,6 +111,9 @@ class Admission:
             if message.key == TICK_KEY:
                 self._take_tick(partition, message)
                 continue
+            if (message.key or b"").startswith(b"#"):
+                self._report.looked_at["other records in host.reports"] += 1
+                continue
             try:
                 report = read_report(message)
                 speaker = self._speaker(partition, message, report)

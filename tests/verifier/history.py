@@ -36,6 +36,8 @@ class Stored(NamedTuple):
     partition: int
     offset: int
     """Of its first appearance."""
+    digest: int
+    """Of the state after it."""
 
 
 class Shown(NamedTuple):
@@ -144,7 +146,7 @@ class History:
             return False
         if change.change_id != f"{change.subject}:{change.incarnation}:{change.version}":
             self._found(Kind.DIFFERING, "I3", f"its change_id is {change.change_id!r}", *place)
-        self.distinct[key] = Stored(data, change.row, partition, message.offset)
+        self.distinct[key] = Stored(data, change.row, partition, message.offset, change.digest)
         folded = self.subjects.get(change.subject)
         if folded is None:
             folded = self.subjects[change.subject] = Folded(partition)

@@ -17,6 +17,7 @@ from tests.verifier.records import hash64, raw_of
 
 _MALFORMED = b"malformed"
 _MALFORMED_FACET = b"malformed_facet"
+_OF_FACETS = frozenset({_MALFORMED_FACET, b"facet_unknown", b"facet_too_large", b"facet_malformed", b"too_many_facets"})
 
 
 class DeadLetters:
@@ -27,7 +28,9 @@ class DeadLetters:
         """(source, offset, VM, hash of the bytes) of facets that the vms stage could not read."""
         self.places: set[tuple[int, int]] = set()
         """Records of host.reports that something was put aside of."""
-        self._records: set[tuple[int, int]] = set()
+        self.records: set[tuple[int, int]] = set()
+        """Those of which the whole record was."""
+        self._malformed: set[tuple[int, int]] = set()
         self._distinct: set[tuple[bytes, bytes, bytes, bytes, int]] = set()
         self._report = report
 
@@ -41,15 +44,17 @@ class DeadLetters:
             if not (topic and reason and at[0].isdigit() and at[1].isdigit()):
                 self._found(Kind.DIFFERING, "its headers do not say where it comes from", partition, message.offset)
                 continue
-            self._distinct.add((topic, *at, key, hash64(data)))
+            self._distinct.add((topic, *at, key + reason, hash64(data)))
             if topic != HOST_REPORTS.encode():
                 continue
             place = (int(at[0]), int(at[1]))
             self.places.add(place)
+            if reason not in _OF_FACETS:
+                self.records.add(place)
             if reason == _MALFORMED:
-                self._records.add(place)
+                self._malformed.add(place)
             elif reason == _MALFORMED_FACET:
-                self._take_facet(partition, message, place, key, data)
+                self._take_facet(partition, message, place, headers.get("dlq.vm", key), data)
 
     def _take_facet(self, partition: int, message: Message, place: tuple[int, int], key: bytes, data: bytes) -> None:
         try:
@@ -60,10 +65,10 @@ class DeadLetters:
     def compare(self, admission: Admission, injected: int | None, *, whole: bool) -> None:
         """Compare with what the oracle of admission rejects; `whole`: all of host.reports was read."""
         if whole:
-            for place in sorted(admission.rejected.keys() - self._records):
+            for place in sorted(admission.rejected.keys() - self.records):
                 what = f"no letter of this record, which nobody can use: {admission.rejected[place]}"
                 self._found(Kind.LOST, what, *place, topic=HOST_REPORTS)
-            for place in sorted(self._records - admission.rejected.keys()):
+            for place in sorted(self._malformed - admission.rejected.keys()):
                 self._found(Kind.FOREIGN, "put aside, though nothing is wrong with it", *place, topic=HOST_REPORTS)
         if injected is not None and len(self._distinct) != injected:
             what = f"{len(self._distinct)} distinct letters, {injected} were injected"

@@ -29,19 +29,27 @@ from tests.verifier.claims import Claim
 from tests.verifier.facets import ALIVE, ENDED
 from tests.verifier.findings import Finding, Kind, Report
 from tests.verifier.hearing import HOST_DOUBTS, Hearing, Letters, Watched
-from tests.verifier.logs import VM_CHANGES
+from tests.verifier.logs import HOST_REPORTS, VM_CHANGES
 from tests.verifier.observations import Heard, Listener
 from tests.verifier.records import raw_of, text_of
 
 _MAY_BE_UP = frozenset({"powering_up", "rebooting"})
-Trigger = tuple[int, int, int | None]
-"""(source, offset, tick): offset -1 for what a tick made due."""
+Trigger = tuple[int, int, str | int | None]
+"""(source, offset, host), since several hosts may fall silent at one tick; (source, -1, tick) for what became due."""
 
 
 def trigger_of(change: Change) -> Trigger:
     """What a change names as its evidence."""
     evidence = change.evidence
-    return evidence.partition, evidence.offset, evidence.tick if evidence.offset < 0 else None
+    if evidence.offset < 0:
+        return evidence.partition, evidence.offset, evidence.tick
+    return evidence.partition, evidence.offset, evidence.host
+
+
+def is_elsewhere(change: Change) -> bool:
+    """Made by another log (an intent), or by a gap in this one: it may stand anywhere between its neighbours."""
+    evidence = change.evidence
+    return evidence.topic != HOST_REPORTS or (evidence.offset < 0 and evidence.tick is None)
 
 
 class Oracle:
@@ -70,14 +78,14 @@ class Oracle:
     def hear(self, heard: Heard) -> None:
         """Apply one report."""
         touched = self._hearing.apply(heard)
-        trigger = (heard.source, heard.offset, None)
+        trigger = (heard.source, heard.offset, text_of(heard.host))
         touched.update(dict.fromkeys(self._by_trigger.get(trigger, ())))
         for vm in touched:
             self._settle(vm, trigger)
 
     def hear_clock(self, source: int, tick: int) -> None:
         """Apply what a tick made due."""
-        trigger = (source, -1, tick)
+        trigger: Trigger = (source, -1, tick)
         for vm in self._by_trigger.pop(trigger, ()):
             self._settle(vm, trigger)
 
@@ -85,11 +93,11 @@ class Oracle:
         """Everything was heard: changes that found no evidence are foreign."""
         for vm, watched in self._hearing.vms.items():
             while not watched.lost_sight and (change := watched.next) is not None:
-                if change.cause == "gap":
+                if is_elsewhere(change):
                     watched.at += 1
                     continue
-                source, offset, tick = trigger_of(change)
-                place = f"host.reports[{source}]@{offset}" if tick is None else f"tick {tick} of host.reports[{source}]"
+                source, offset, who = trigger_of(change)
+                place = f"host.reports[{source}]@{offset}" if offset >= 0 else f"tick {who} of host.reports[{source}]"
                 what = f"nothing that was accepted explains it: {place} was not heard here, or not of this VM"
                 self._found(Kind.FOREIGN, "I1", what, vm, watched, change)
 
@@ -98,7 +106,7 @@ class Oracle:
     def _settle(self, vm: bytes, trigger: Trigger) -> None:
         """The turn of this evidence is over: either a change names it, or nothing may differ."""
         watched = self._hearing.vms[vm]
-        while not watched.lost_sight and (change := watched.next) is not None and change.cause == "gap":
+        while not watched.lost_sight and (change := watched.next) is not None and is_elsewhere(change):
             self._follow(vm, watched, change)
         if watched.lost_sight:
             return
@@ -126,6 +134,8 @@ class Oracle:
         now = watched.now
         if now is None:
             return "the VM was never published" if watched.claims else None
+        if "quarantined" in now.belief[2]:
+            return None  # something that was said of it is in dead.letters
         if now.status == "removed":
             again = any(one.buried and one.values and not one.ended for one in watched.claims.values())
             return "a host that had it lists it again, and it is still removed" if again else None
@@ -169,7 +179,7 @@ class Oracle:
         claim = None if watched.owner is None else watched.claims.get(watched.owner)
         if claim is not None and claim.ended and change.status not in ALIVE:
             claim.keep_when_gone()
-        if watched.lost_sight:
+        if watched.lost_sight or is_elsewhere(change):
             return
         if what := self._unpublished(watched):
             self._found(Kind.DIFFERING, "I1", what, vm, watched, change)
@@ -221,9 +231,11 @@ class Oracle:
 
     def _check_evidence(self, vm: bytes, watched: Watched, change: Change, before: Change | None) -> None:
         evidence = change.evidence
-        if change.cause == "gap" or evidence.offset < 0:
+        if is_elsewhere(change):
+            return
+        if evidence.offset < 0:
             known = [at for _, at in self._admission.ticks[evidence.partition].get(evidence.tick or -1, ())]
-            if change.cause != "gap" and known:
+            if known:
                 self._check_times(vm, watched, change, before, known, None)
             return
         meaning = self._admission.meanings[evidence.partition].get(evidence.offset)

@@ -19,7 +19,7 @@ from tests.verifier.changes import HOST_HISTORY, VM_HISTORY, row_hash, signed
 from tests.verifier.database import RowMap, Tables
 from tests.verifier.facets import FIELDS, HOST_FACETS, NOTED, VM_FACETS, marks_of
 from tests.verifier.findings import Finding, Kind, Report
-from tests.verifier.history import Folded, History
+from tests.verifier.history import Folded, History, Key
 from tests.verifier.logs import HOST_CHANGES, VM_CHANGES, Span
 
 
@@ -42,6 +42,9 @@ VMS = Subject(
     "vm", VM_CHANGES, "vm_id", "vm", "vm_change", VM_HISTORY, tuple(f for f in VM_FACETS if f != "run"), "vm_"
 )
 HOSTS = Subject("host", HOST_CHANGES, "host_id", "host", "host_change", HOST_HISTORY, HOST_FACETS, "")
+
+REPAIRED = "repaired"
+"""Cause of a row that was made from vm.state, since the changes themselves were gone."""
 
 Positions = dict[int, int]
 """Partition -> next offset."""
@@ -83,7 +86,8 @@ class TableCheck:
 
     def _compare_history(self) -> None:
         subject, distinct = self._subject, self._history.distinct
-        seen: set[tuple[str, int, int]] = set()
+        seen: set[Key] = set()
+        repaired: dict[str, tuple[int, int]] = {}
         for row in self._tables.rows(subject.history):
             self._report.looked_at[f"rows of {subject.history}"] += 1
             key = (row[subject.key], row["incarnation"], row["version"])
@@ -92,6 +96,8 @@ class TableCheck:
                 self._found(Kind.FOREIGN, "I1 I3", f"in {subject.history}, never published", key)
             elif key in seen:
                 self._found(Kind.DUPLICATED, "I3", f"in {subject.history} twice", key)
+            elif row["cause"] == REPAIRED:
+                self._take_repaired(key, row, repaired)
             elif row_hash([row[name] for name in subject.columns]) != known.row:
                 self._found(Kind.DIFFERING, "I1", f"its row in {subject.history} is not what was published", key)
             elif known.offset >= self._positions[known.partition]:
@@ -99,9 +105,19 @@ class TableCheck:
                 self._found(Kind.POSITION, "I4", what, key, known.partition, known.offset)
             seen.add(key)
         for key, known in distinct.items():
+            if key[1:] < repaired.get(key[0], (0, 0)):
+                continue
             if key not in seen and known.offset < self._positions[known.partition]:
                 what = f"published and read, not in {subject.history}"
                 self._found(Kind.LOST, "I1 I4", what, key, known.partition, known.offset)
+
+    def _take_repaired(self, key: Key, row: RowMap, repaired: dict[str, tuple[int, int]]) -> None:
+        """A row that says that changes before it were gone: its state is what counts, and what it covers may lack."""
+        self._report.looked_at["repaired rows"] += 1
+        self._report.note("the sink repaired rows from the state topics: their histories have gaps, and say so")
+        repaired[key[0]] = max(key[1:], repaired.get(key[0], (0, 0)))
+        if row["state_digest"] != signed(self._history.distinct[key].digest):
+            self._found(Kind.DIFFERING, "I1", f"its repaired row in {self._subject.history} has another digest", key)
 
     def _settled(self, folded: Folded) -> bool:
         """Its last change is one that the sink has read."""

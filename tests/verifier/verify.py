@@ -117,7 +117,7 @@ class _Run:
             state.read(self._logs.read(VM_STATE, partition, self._ends[VM_STATE][partition]))
             state.compare(self._vms, quiet=self._settings.quiet)
         if self._from_start and self._settings.quiet:
-            observations.close()
+            observations.close(self._letters.records)
 
     def read_hosts(self) -> None:
         """host.changes and host.state."""

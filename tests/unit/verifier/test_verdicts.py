@@ -89,6 +89,18 @@ def test_a_clean_line_is_silent(world: World) -> None:
     assert report.notes == []
 
 
+def test_two_hosts_may_fall_silent_at_one_tick() -> None:
+    world = World()
+    hosts = [host for host in (f"host{number}" for number in range(20)) if home_of(host) == 0][:3]
+    for host in hosts:
+        world.snapshot(host, {f"{vm} of {host}": {"identity": {"name": vm}, "run": UP} for vm in VMS[:3]})
+    world.fall_silent(*hosts)
+    fill(world)
+    report = verdict(world, injected_letters=0)
+    assert report.silent, report.text()
+    assert report.looked_at["changes explained"] == 18
+
+
 def test_repeats_with_the_same_bytes_are_allowed(world: World) -> None:
     for topic in ("vm.changes", "vm.observations", "vm.state"):
         for partition, log in enumerate(world.logs.topics[topic]):

@@ -173,11 +173,16 @@ class World:
             self.logs.append("vm.state", home_of(vm), f"{text_id(vm)}/{text_id(source)}/{facet}", None)
         return offset
 
-    def fall_silent(self, host: str) -> int:
-        """Ticks pass, the last of them makes the host silent, and its VMs unknown."""
-        partition = home_of(host)
+    def fall_silent(self, *hosts: str) -> None:
+        """Ticks pass, the last of them makes hosts of one partition silent, and their VMs unknown."""
+        partition = home_of(hosts[0])
         for _ in range(25):
             offset = self.tick(partition)
+        for host in hosts:
+            assert home_of(host) == partition
+            self._silence(host, partition, offset)
+
+    def _silence(self, host: str, partition: int, offset: int) -> None:
         value = {"reachability": {"state": "silent", "since": self._at}, "confirmed": False}
         self._change_host(host, offset, seq=self.ticks(partition), cause="timer", **value)
         for vm_partition in range(PARTITIONS):
@@ -186,7 +191,6 @@ class World:
             if life.host == host:
                 life.reasons, life.since = ["host_silent"], self._at
                 self._publish(host, offset, life, "host", seq=self.ticks(partition), observed_at=self._at)
-        return offset
 
     def tick(self, partition: int) -> int:
         """One second passes in a partition."""
@@ -256,7 +260,8 @@ class World:
             offset, self._at, self._at, raw_id(host), raw_id(f"boot of {host}"), raw_id(f"epoch of {host}"),
             seq or self._seq[host], statements, inventory, [[event, False] for event in events], False,
         ]  # fmt: skip
-        self.logs.append("vm.observations", partition, None, [home_of(host), 1, 0, 0, 1, [report]])
+        batch = [home_of(host), 1, 0, 0, 1, [report]]
+        self.logs.append("vm.observations", partition, None, batch, "ObservationBatch/1.0")
 
     def _change_host(
         self, host: str, offset: int, *, seq: int | None = None, cause: str = "created", **more: Any
