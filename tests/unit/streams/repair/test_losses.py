@@ -186,7 +186,7 @@ def test_junk_of_somebody_else_asks_nobody(line: Line) -> None:
 
 def test_batches_of_the_first_version_prove_nothing(line: Line) -> None:
     def old(outputs: list[Output]) -> list[Output]:
-        return [one for one in map(_as_1_0, outputs) if one is not None][1:]
+        return [_as_1_0(one) for one in outputs][1:]
 
     line.between = old
     agent = line.agents[1]
