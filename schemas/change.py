@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 
+from schemas.members import at_hand
 from schemas.status import Believed, Doubt, ExitReason, ExitStatus
 
 
+@at_hand
 class Cause(StrEnum):
     """Why a change was made."""
 

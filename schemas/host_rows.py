@@ -204,7 +204,6 @@ class PartitionRow(Record, frozen=True, kw_only=True, array_like=True):
     """Where the log of the table may begin; a later beginning means that rows were cut off."""
 
 
-
 class AppliedOf(msgspec.Struct, frozen=True, array_like=True):
     """The first field of every row: how far its writer had read."""
 

@@ -2,7 +2,10 @@
 
 from enum import StrEnum
 
+from schemas.members import at_hand
 
+
+@at_hand
 class Status(StrEnum):
     """What a VM does. In reports: what the host says; in changes: what the stage derived."""
 
@@ -38,6 +41,7 @@ ALIVE = RUNNING | {Status.STARTING, Status.PAUSED, Status.SAVING, Status.RESTORI
 ENDED = frozenset({Status.DOWN, Status.SUSPENDED, Status.CRASHED, Status.REMOVED})
 
 
+@at_hand
 class PauseReason(StrEnum):
     """Why the vCPUs stand still."""
 
@@ -53,6 +57,7 @@ class PauseReason(StrEnum):
     UNKNOWN = "unknown"
 
 
+@at_hand
 class PauseErrno(StrEnum):
     """Kind of an I/O error that paused a VM."""
 
@@ -62,6 +67,7 @@ class PauseErrno(StrEnum):
     EOTHER = "eother"
 
 
+@at_hand
 class ExitStatus(StrEnum):
     """How a run ended."""
 
@@ -70,6 +76,7 @@ class ExitStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+@at_hand
 class ExitReason(StrEnum):
     """Why a run ended."""
 
@@ -91,6 +98,7 @@ class ExitReason(StrEnum):
     UNKNOWN = "unknown"
 
 
+@at_hand
 class GoneReason(StrEnum):
     """Why a VM left a host's list."""
 
@@ -100,6 +108,7 @@ class GoneReason(StrEnum):
     ABSENT = "absent"
 
 
+@at_hand
 class Believed(StrEnum):
     """May the status be believed now?"""
 
@@ -108,6 +117,7 @@ class Believed(StrEnum):
     CONFLICT = "conflict"
 
 
+@at_hand
 class Doubt(StrEnum):
     """Why a status is not known; declared in the order in which they are shown (rule H2b)."""
 
@@ -124,6 +134,7 @@ class Doubt(StrEnum):
     REBUILDING = "rebuilding"
 
 
+@at_hand
 class Reachability(StrEnum):
     """What is known of a host (domain §3)."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.change import Availability, Exit
 from schemas.codec import Record, SchemaVersion
+from schemas.members import at_hand
 from schemas.status import ExitReason, GoneReason, PauseReason, Status
 
 
@@ -63,6 +64,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Place in vm.observations of its last evidence, to order the claims of different hosts among themselves."""
 
 
+@at_hand
 class PendingKind(StrEnum):
     """What an alive VM waits for before its end is believed."""
 

@@ -9,9 +9,11 @@ Both stand still until every partition was heard once or is left out.
 from enum import Enum
 from typing import NamedTuple
 
+from schemas.members import at_hand
 from streams.vms.policy import LATE_NS, LEFT_OUT_TICKS
 
 
+@at_hand
 class Standing(Enum):
     """How a hosts partition takes part in the clock."""
 

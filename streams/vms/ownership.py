@@ -6,10 +6,12 @@ Only the table and the two ways of reading its axes; what a verdict does stands 
 from enum import Enum
 from typing import Final
 
+from schemas.members import at_hand
 from schemas.status import ENDED, PauseReason, Status
 from streams.vms.state import Claim, Vm
 
 
+@at_hand
 class Word(Enum):
     """What the other host says; the rows."""
 
@@ -23,6 +25,7 @@ class Word(Enum):
     """It has the VM, not running."""
 
 
+@at_hand
 class Standing(Enum):
     """How the VM stands; the columns."""
 
@@ -34,6 +37,7 @@ class Standing(Enum):
     KNOWN = "known"
 
 
+@at_hand
 class Verdict(Enum):
     """What to do; the cells."""
 

@@ -141,7 +141,11 @@ class Vm:
 
     @property
     def owner_claim(self) -> Claim | None:
-        return None if self.owner is None else self.claim_of(self.owner)
+        owner = self.owner
+        for claim in self.claims:
+            if claim.host == owner:
+                return claim
+        return None
 
     def claim_of(self, host: HostId) -> Claim | None:
         """The claim of this host; VMs have one or two claims, so a list is searched."""

@@ -78,10 +78,11 @@ _WEIGHT = {
 
 def shown_facets(vm: Vm) -> PackedFacets:
     """A VM's own facets: its owner's, less what ends with a run (D5)."""
-    claim = vm.owner_claim
-    if claim is None:
-        return NO_FACETS
-    return after_end(claim.facets) if vm.status in ENDED else claim.facets
+    owner = vm.owner
+    for claim in vm.claims:
+        if claim.host == owner:
+            return after_end(claim.facets) if vm.status in ENDED else claim.facets
+    return NO_FACETS
 
 
 def view_of(vm: Vm) -> View:
