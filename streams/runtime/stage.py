@@ -137,6 +137,16 @@ class TickedCore(PartitionCore, Protocol):
     """Number of the next tick that would count. Read again after each tick was applied, also after a refused one."""
 
 
+@runtime_checkable
+class IntentCore(PartitionCore, Protocol):
+    """A core that takes intents, which the runtime copies into its input log."""
+
+    @property
+    def next_intent(self) -> int:
+        """Offset in the log of intents of the first record that no applied copy holds."""
+        ...
+
+
 class PartitionLoader(Protocol):
     """Builds a core from the table's log; rows come in log order, deletes included."""
 
@@ -183,6 +193,17 @@ class Stage(Protocol):
     def metric_names(self) -> Iterable[str]:
         """Names that `drain_counts` may use (checked once at start)."""
         ...
+
+
+@runtime_checkable
+class IntentStage(Stage, Protocol):
+    """A stage whose cores are `IntentCore`s."""
+
+    intents_topic: str
+    intents_topic_id: str
+    """Covered by the signature of a copy; empty when there is no such topic."""
+    intent_secret: bytes
+    """Signs the copies; empty when there is none."""
 
 
 @runtime_checkable

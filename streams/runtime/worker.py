@@ -19,11 +19,13 @@ import uvloop
 from infra.runtime.errors import FatalError
 from infra.runtime.http import Health, HealthServer
 from infra.runtime.lifecycle import Stop
+from infra.runtime.log import get_logger
 from infra.runtime.metrics import Metrics
 from infra.runtime.topics import ALL_TOPICS, FoundTopic, TopicAdmin
 from infra.runtime.watchdog import Heartbeat, Watchdog
 from streams.runtime import selftest
 from streams.runtime.app import StreamApp, make_app
+from streams.runtime.copier import Copier, CopySender, CopySigner, KafkaIntents
 from streams.runtime.ending import end_process
 from streams.runtime.ends import InputEnds
 from streams.runtime.guards import LOOP_LIMIT_SECONDS, Fence, Progress, Recovery, readiness
@@ -33,10 +35,12 @@ from streams.runtime.loading import TableReader
 from streams.runtime.ownership import Ownership
 from streams.runtime.sender import KafkaSender, Limits
 from streams.runtime.settings import HostsStreamSettings, StreamSettings
-from streams.runtime.stage import Stage, TickedStage
+from streams.runtime.stage import IntentStage, Stage, TickedStage
 from streams.runtime.ticks import Ticker, TickSender, TickSigner, new_owner
 from streams.runtime.versions import require_tested_versions
 from streams.runtime.wiring import PLAIN, Wiring
+
+_log = get_logger(__name__)
 
 PULSE_SECONDS = 1.0
 """One timer for everything that has to be looked at: fence, heartbeats, metrics."""
@@ -174,6 +178,7 @@ class Line:
         self._progress = Progress(lanes, deadline_seconds=settings.progress_deadline_seconds)
         self._ends = InputEnds(settings.kafka, input_topic, lanes, self._progress.ends_are)
         self._ticker = self._make_ticker(stage, topics, input_topic)
+        self._copier = self._make_copier(stage, input_topic)
         self.app: StreamApp = make_app(settings, stage, self.ownership, self._intake, end_process, wiring.transport)
         self.worker = FaustWorker(self.app, loop)
         self._heartbeat: Heartbeat | None = None
@@ -192,6 +197,8 @@ class Line:
         tasks.append(loop.create_task(self._ends.run()))
         if self._ticker is not None:
             tasks.append(loop.create_task(self._ticker.run()))
+        if self._copier is not None:
+            tasks.append(loop.create_task(self._copier.run()))
         try:
             loop.run_until_complete(self.worker.start())
         finally:
@@ -204,6 +211,8 @@ class Line:
         self._ends.close()
         if self._ticker is not None:
             self._ticker.close()
+        if self._copier is not None:
+            self._copier.close()
 
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()
@@ -260,3 +269,20 @@ class Line:
             owner=new_owner(),
         )
         return Ticker(self.ownership.lanes, sender.send, signer, settled=lambda: self.ownership.settled)
+
+    def _make_copier(self, stage: Stage, input_topic: str) -> Copier | None:
+        if not isinstance(stage, IntentStage):
+            return None
+        settings = self._settings
+        topic = settings.kafka.topic_prefix + stage.intents_topic
+        if not stage.intent_secret or not stage.intents_topic_id:
+            _log.warning("intents_not_taken", topic=topic, has_key=bool(stage.intent_secret))
+            return None
+        sender = CopySender(settings.kafka, input_topic, delivery_timeout_seconds=settings.delivery_timeout_seconds)
+        return Copier(
+            self.ownership.lanes,
+            KafkaIntents(settings.kafka, topic, group=f"{settings.group}-intents"),
+            sender.send,
+            CopySigner(secret=stage.intent_secret, topic_id=stage.intents_topic_id),
+            settled=lambda: self.ownership.settled,
+        )

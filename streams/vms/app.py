@@ -5,6 +5,7 @@ from typing import Final
 
 from streams.runtime.settings import StreamSettings, VmsStreamSettings
 from streams.vms.emit import VM_CHANGES
+from streams.vms.intents import VM_INTENTS
 from streams.vms.letters import DEAD_LETTERS, VM_OBSERVATIONS
 from streams.vms.loading import VmsLoader
 from streams.vms.repairs import RESYNC_REQUESTS
@@ -44,7 +45,9 @@ class VmsStage:
 
         `intent_secret`: key of the copies of intents; without it none is believed.
         """
-        self._intent_secret = intent_secret
+        self.intent_secret = intent_secret
+        self.intents_topic = VM_INTENTS
+        self.intents_topic_id = topic_ids.get(VM_INTENTS, "")
         self._another_log = another_log
         self._partitions = partitions
         self._topic_ids = dict(topic_ids)
@@ -56,7 +59,7 @@ class VmsStage:
             self._partitions,
             self._topic_ids,
             another_log=partition in self._another_log,
-            intent_secret=self._intent_secret,
+            intent_secret=self.intent_secret,
         )
 
     def metric_names(self) -> Iterable[str]:
