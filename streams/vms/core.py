@@ -38,7 +38,7 @@ from streams.vms.intents import take_intent
 from streams.vms.letters import reject_record
 from streams.vms.losses import judge_loss
 from streams.vms.owner import guest_is_up, on_owner
-from streams.vms.poison import concerns_suspects, isolate
+from streams.vms.poison import concerns_suspects, isolate, isolate_intent
 from streams.vms.policy import RULES_VERSION
 from streams.vms.reasserting import reassert
 from streams.vms.removal import forget, remove_when_due
@@ -98,7 +98,7 @@ class VmsCore:
     def apply(self, record: Input) -> Demand:
         """Apply one batch of observations."""
         if record.key == INTENT_KEY:
-            return self._take_intent(record)
+            return self.take_intent(record)
         batch = self._read(record)
         if self.state.suspects and batch is not None and concerns_suspects(self.state, batch):
             return isolate(self, record, batch)
@@ -107,7 +107,7 @@ class VmsCore:
     def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
         """See PartitionCore."""
         if record.key == INTENT_KEY:
-            return self._take_intent(record)
+            return isolate_intent(self, record, condemned)
         batch = self._read(record)
         if batch is None:
             return self.take(record, batch)
@@ -154,7 +154,8 @@ class VmsCore:
         turn = self.turn(record.offset, 0, Proof(batch.source, batch.log, -1, batch.tick_at, batch.tick_at))
         distrust(turn, [host for host in state.hosts.values() if host.source == batch.source], "lost_observations")
 
-    def _take_intent(self, record: Input) -> Demand:
+    def take_intent(self, record: Input) -> Demand:
+        """Apply the copy of an intent."""
         state = self.state
         before = len(state.outputs) + len(state.dirty_heads) + len(state.dirty_facets)
         take_intent(state, record)
@@ -335,8 +336,8 @@ def _check(batch: ObservationBatch, partitions: int) -> None:
     if not 0 <= batch.source < partitions:
         raise RecordError(f"ObservationBatch: source {batch.source} is no partition of {partitions}")
     for report in batch.reports:
-        ids = (report.host_id, report.boot_id, *(vm.vm_id for vm in report.vms), *(report.inventory or ()))
-        if any(len(one) != ID_BYTES for one in ids):
+        ids = [report.host_id, report.boot_id, *[vm.vm_id for vm in report.vms], *(report.inventory or ())]
+        if set(map(len, ids)) != {ID_BYTES}:
             raise RecordError(f"ObservationBatch: offset {report.offset}: an id has {ID_BYTES} bytes")
 
 

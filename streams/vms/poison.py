@@ -104,6 +104,22 @@ def isolate(
     return Demand(records=made + 2 * len(watch.touched) + 2, urgent=True)
 
 
+def isolate_intent(core: VmsCore, record: Input, condemned: Collection[bytes]) -> Demand:
+    """Apply the copy of an intent, or put it aside; no VM is the worse for it."""
+    undo, fault = Undo(core.state), "applying it ended processes"
+    if not condemned:
+        try:
+            return core.take_intent(record)
+        except (MemoryError, NewerMajorError):
+            raise
+        except Exception as problem:
+            undo.restore()
+            fault = f"{type(problem).__name__}: {problem}"
+    put_aside(core.state, record, record.value, reason="crash" if condemned else "poison", error=fault)
+    core.skip(record)
+    return Demand(records=2, urgent=True)
+
+
 def put_aside_whole(core: VmsCore, record: Input, batch: ObservationBatch, fault: Fault) -> Demand:
     """Nobody can say whose fault it is: the input is a dead letter, every VM in it is in quarantine."""
     state = core.state

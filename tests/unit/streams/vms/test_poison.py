@@ -8,19 +8,22 @@ import pytest
 
 from schemas.codec import decode, encode, header_of
 from schemas.facets.console import Console
-from schemas.ids import VmId, uuid_text
+from schemas.ids import AgentEpoch, VmId, uuid_text
+from schemas.intent import INTENT_KEY, IntentCopy
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.status import Doubt, GoneReason, Status
 from schemas.vm_state import VmHead
 from streams.runtime.stage import Input, Output
 from streams.vms import core as rules
 from streams.vms import timers
+from streams.vms.births import birth
 from streams.vms.poison import rows_of
 from streams.vms.rows import heads_of
 from tests.unit.streams.vms.scene import TOPIC_IDS, VM, Scene, changes_in, facets_of, run
 
 BAD = VmId(bytes([0xBA] * 16))
 GOOD = VmId(bytes([0x60] * 16))
+EPOCH = AgentEpoch(b"e" * 16)
 POISON = Console(client_ip="10.0.0.66")
 """What the broken rule of these tests can not take."""
 
@@ -57,7 +60,7 @@ def batch_of(scene: Scene, *told: VmObservation, force: bool = False, events: Se
     speaker.seq += 1
     scene.offsets[0] += 1
     report = ReportObservations(
-        scene.offsets[0], scene.now, scene.now, speaker.id, speaker.boot_id, b"e" * 16, speaker.seq, list(told),
+        scene.offsets[0], scene.now, scene.now, speaker.id, speaker.boot_id, EPOCH, speaker.seq, list(told),
         force=force,
     )  # fmt: skip
     batch = ObservationBatch(source=0, log=0, tick=0, tick_at=0, rules_version=1, reports=[report])
@@ -180,22 +183,17 @@ def test_leaving_its_owner_ends_it(scene: Scene) -> None:
     assert scene.core.state.suspects == set()
 
 
-def test_a_vm_whose_birth_fails_leaves_no_row(scene: Scene) -> None:
+def test_a_vm_whose_birth_fails_leaves_no_row(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     unborn = VmId(bytes([7] * 16))
-    told = VmObservation(unborn, facets_of("S", run("up"), POISON))
-    monkeypatched = rules.birth
 
     def broken_birth(turn: Any, vm_id: VmId, host: Any, observation: VmObservation) -> Any:
-        born = monkeypatched(turn, vm_id, host, observation)
+        born = birth(turn, vm_id, host, observation)
         if b"10.0.0.66" in observation.facets.get("console", b""):
             raise BrokenRule("not this one")
         return born
 
-    rules.birth = broken_birth
-    try:
-        outputs = isolate(scene, batch_of(scene, told))
-    finally:
-        rules.birth = monkeypatched
+    monkeypatch.setattr(rules, "birth", broken_birth)
+    outputs = isolate(scene, batch_of(scene, VmObservation(unborn, facets_of("S", run("up"), POISON))))
     assert changes_in(outputs) == []
     assert unborn not in scene.core.state.vms
     assert unborn not in scene.core.state.hosts[scene.speakers["S"].id].claims
@@ -218,11 +216,12 @@ def test_every_vm_is_marked_before_it_is_applied(scene: Scene) -> None:
     told = [VmObservation(vm, facets_of("S", run("paused", pause="user"))) for vm in (GOOD, BAD)]
     record = batch_of(scene, *told)
     isolate(scene, record, before=lambda names: marks.append((list(names), len(scene.core.state.dirty_heads))))
-    assert marks == [([GOOD], 0), ([BAD], 1)]
+    assert marks == [([GOOD], 0), ([BAD], 1), ([], 2)]
 
 
 def test_a_row_too_large_for_its_topic_quarantines_its_vm(scene: Scene) -> None:
-    large = VmObservation(BAD, facets_of("S", run("paused", reason="x" * 3_000, pause="user")))
+    told = msgspec.structs.replace(run("paused", pause="user"), exit_message="x" * 3_000)
+    large = VmObservation(BAD, facets_of("S", told))
     good = VmObservation(GOOD, facets_of("S", run("paused", pause="user")))
     limits = {"vm.state": 2_500}
     outputs = isolate(
@@ -269,6 +268,18 @@ def test_an_input_that_nobody_can_be_blamed_for_is_put_aside_whole(
     assert scene.core.state.suspects == {GOOD}
     assert scene.last.availability.reasons == [Doubt.QUARANTINED]
     assert scene.requests[-1].reason == "quarantine"
+
+
+def test_an_intent_that_raises_is_put_aside(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(state: Any, record: Input) -> None:
+        state.intents.next_offset += 1
+        raise BrokenRule("no intent")
+
+    monkeypatch.setattr(rules, "take_intent", broken)
+    record = Input(0, len(scene.log), scene.now, INTENT_KEY, b"intent", header_of(IntentCopy))
+    outputs = isolate(scene, record)
+    assert [letter["dlq.error"] for letter in letters(outputs)] == ["BrokenRule: no intent"]
+    assert (scene.core.applied, scene.core.next_intent) == (record.offset, 0)
 
 
 def test_looking_at_the_rows_of_a_vm_changes_nothing(scene: Scene) -> None:
