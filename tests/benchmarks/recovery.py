@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import psutil
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from infra.runtime.kafka import make_admin, make_consumer, make_producer
@@ -35,6 +31,7 @@ from schemas.observation import ObservationBatch, VmObservation
 from schemas.status import Status
 from tests.benchmarks import seeding
 from tests.benchmarks.measured import result, say
+from tests.benchmarks.stage_worker import SESSION_SECONDS, StageWorker
 
 VMS = int(os.environ.get("BENCH_VMS", "1000000"))
 PARTITIONS = 4
@@ -42,20 +39,8 @@ PREFIX = "recovery."
 GROUP = f"{PREFIX}deltavisor-vms"
 DEADLINE_SECONDS = 300.0
 """Of one recovery; a machine that needs longer has no figure worth keeping."""
-SESSION_SECONDS = 10.0
 SETTLE_SECONDS = 3.0
 """After the first change, before memory is read."""
-
-_CONFIG = """
-[kafka]
-bootstrap = "{bootstrap}"
-topic_prefix = "{prefix}"
-[topics]
-partitions = {partitions}
-[vms]
-worker_name = "{name}"
-session_timeout_seconds = {session}
-"""
 
 
 def seed(bootstrap: str, mine: frozenset[int], topic_id: str) -> int:
@@ -104,49 +89,10 @@ def write_reports(kafka: KafkaSettings, turn: int) -> None:
     assert producer.flush(30) == 0
 
 
-class Worker:
-    """A worker of the vms stage as a process, with what it logged."""
-
-    def __init__(self, kafka: KafkaSettings, folder: Path, name: str) -> None:
-        config = folder / f"{name}.toml"
-        config.write_text(
-            _CONFIG.format(
-                bootstrap=kafka.bootstrap, prefix=PREFIX, partitions=PARTITIONS, name=name, session=SESSION_SECONDS
-            )
-        )
-        self._log = folder / f"{name}-{time.monotonic_ns()}.log"
-        command = (sys.executable, "-m", "infra.cli.main", "stream", "vms", "--config", str(config))
-        self.started_at = time.time()
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen([*command, "--http-port", "0"], stdout=log, stderr=log)
-        self._spent = psutil.Process(self.process.pid)
-
-    def memory(self) -> tuple[int, int]:
-        """Resident bytes now, and the most there ever were."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return self._spent.memory_info().rss, int(peak.split()[1]) * 1024
-
-    def cpu_seconds(self) -> float:
-        """CPU time so far."""
-        times = self._spent.cpu_times()
-        return times.user + times.system
-
-    def events(self) -> list[dict[str, Any]]:
-        """What it logged."""
-        lines = self._log.read_text().splitlines()
-        return [msgspec.json.decode(line) for line in lines if line.startswith("{")]
-
-    def kill(self) -> None:
-        """End it as a crash does."""
-        self.process.kill()
-        self.process.wait()
-
-
 @contextmanager
-def workers(kafka: KafkaSettings, folder: Path, count: int) -> Iterator[list[Worker]]:
+def workers(kafka: KafkaSettings, folder: Path, count: int) -> Iterator[list[StageWorker]]:
     """So many workers, started at once; killed at the end."""
-    found = [Worker(kafka, folder, f"w{number}") for number in range(count)]
+    found = [StageWorker("vms", kafka, folder, name=f"w{number}", partitions=PARTITIONS) for number in range(count)]
     try:
         yield found
     finally:
@@ -154,15 +100,15 @@ def workers(kafka: KafkaSettings, folder: Path, count: int) -> Iterator[list[Wor
             worker.kill()
 
 
-def first_changes(kafka: KafkaSettings, ends: dict[int, int], running: list[Worker]) -> float:
+def first_changes(kafka: KafkaSettings, ends: dict[int, int], running: list[StageWorker]) -> float:
     """Wall clock at which the first new change of the last partition could be read."""
     consumer = make_consumer(kafka, group_id=f"{PREFIX}reader", fetch_wait_max_ms=20)
     consumer.assign([TopicPartition(PREFIX + VM_CHANGES, partition, end) for partition, end in ends.items()])
     missing, deadline = set(ends), time.monotonic() + DEADLINE_SECONDS
     try:
         while missing:
-            ended = [worker for worker in running if worker.process.poll() is not None]
-            assert not ended, f"a worker ended: {ended[0].events()[-3:]}"
+            for worker in running:
+                worker.require_alive()
             assert time.monotonic() < deadline, f"no change in {sorted(missing)} after {DEADLINE_SECONDS:.0f} s"
             missing -= {message.partition() for message in consumer.consume(100, 0.05) if message.error() is None}
         return time.time()
@@ -211,7 +157,7 @@ def recover(kafka: KafkaSettings, folder: Path, count: int, turn: int) -> dict[s
         cpu = [worker.cpu_seconds() for worker in running]
         time.sleep(SETTLE_SECONDS)
         memory = [worker.memory() for worker in running]
-        loads = [event for worker in running for event in worker.events() if event.get("event") == "tables_loaded"]
+        loads = [event for worker in running for event in worker.events("tables_loaded")]
     return {
         "workers": count,
         "seconds": round(seconds, 2),
