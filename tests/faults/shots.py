@@ -17,7 +17,7 @@ KILLED = -signal.SIGKILL
 SHOT_SECONDS = 120.0
 """For one process to start and come to its point, on a machine that does much else."""
 TRIES = 3
-AFTERLIFE_SECONDS = 1.5
+AFTERLIFE_SECONDS = 3.0
 """How long a part goes on that an armed point did not end, before it is killed there."""
 
 HITS: Mapping[str, int] = {
