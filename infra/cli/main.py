@@ -35,6 +35,8 @@ COMMANDS: dict[str, CommandEntry] = {
     "topics": CommandEntry("infra.cli.topics", "Create, check and adopt the Kafka topics."),
     "state": CommandEntry("infra.cli.state", "Dump the tables of the stages, or show a dump."),
     "rebuild": CommandEntry("infra.cli.rebuild", "Build the tables again after Kafka was lost."),
+    "resync": CommandEntry("infra.cli.resync", "Have hosts say everything they know again."),
+    "republish": CommandEntry("infra.cli.republish", "Have VMs written to vm.state again."),
     "db": CommandEntry("infra.cli.db", "Migrate the database, or check it."),
     "agent": CommandEntry("infra.cli.agent", "Run one host agent."),
     "stream": CommandEntry("infra.cli.stream", "Run one stream stage."),

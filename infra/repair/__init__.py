@@ -1,0 +1,1 @@
+"""What operators ask for by the log: snapshots of hosts, and heads of VMs written again."""
