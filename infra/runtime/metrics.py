@@ -147,6 +147,12 @@ REPEATS = CounterSpec(what="repeats", unit=Unit.RECORDS, components=_STAGES, hel
 OFFSET_GAPS = CounterSpec(
     what="offset_gaps", components=_STAGES, help="Inputs that fell off the log before being read."
 )
+ISOLATED = CounterSpec(
+    what="isolated", unit=Unit.RECORDS, components=_STAGES, help="Inputs that could not be applied whole."
+)
+REASSERTED = CounterSpec(
+    what="reasserted", unit=Unit.ROWS, components=_STAGES, help="Rows of a former owner that came late, written over."
+)
 LOOP_DELAY_SECONDS = HistogramSpec(
     what="loop_delay",
     unit=Unit.SECONDS,
@@ -183,6 +189,10 @@ OBSERVATION_GAPS = CounterSpec(
 )
 INTENTS = CounterSpec(
     what="intents", unit=Unit.RECORDS, labels=("outcome",), components=_VMS, help="Copies of intents by what they did."
+)
+
+QUARANTINES = CounterSpec(
+    what="quarantines", labels=("reason",), components=_VMS, help="VMs put in quarantine, and lifted."
 )
 
 # The PostgreSQL sink.

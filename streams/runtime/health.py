@@ -53,6 +53,8 @@ class Figures:
         self._strays = Rising(metrics.counter(names.DROPPED, reason="not_owned", intentional="true").inc)
         self._rebalances = Rising(metrics.counter(names.REBALANCES).inc)
         self._ticks = Rising(metrics.counter(names.TICKS).inc)
+        self._isolated = Rising(metrics.counter(names.ISOLATED).inc)
+        self._reasserted = Rising(metrics.counter(names.REASSERTED).inc)
 
     def cycle(self, report: CycleReport) -> None:
         """The outbox ended a cycle."""
@@ -80,6 +82,7 @@ class Figures:
         self._strays.reach(intake.strays)
         self._rebalances.reach(ownership.rebalances)
         self._ticks.reach(ticks)
+        self._isolated.reach(intake.isolation.isolated)
         gauge = self._metrics.gauge
         gauge(names.ASSIGNED).set(len(ownership.lanes))
         gauge(names.RECOVERY_PROGRESS).set(ownership.recovery_share)
@@ -89,6 +92,10 @@ class Figures:
         for lane in ownership.lanes.values():
             for counts in lane.core.drain_counts():
                 self._add(counts)
+
+    def late_rows(self, rows: int) -> None:
+        """So many rows of former owners were found by now."""
+        self._reasserted.reach(rows)
 
     def loop_was_late(self, seconds: float) -> None:
         """The event loop woke up later than asked by so much."""

@@ -31,8 +31,9 @@ from streams.runtime.ends import InputEnds
 from streams.runtime.guards import LOOP_LIMIT_SECONDS, Fence, Progress, Recovery, readiness
 from streams.runtime.health import Figures
 from streams.runtime.isolation import Isolation
-from streams.runtime.loading import TableReader
+from streams.runtime.loading import Loaded, TableReader
 from streams.runtime.ownership import Ownership
+from streams.runtime.reassertion import Reassertion
 from streams.runtime.sender import KafkaSender, Limits
 from streams.runtime.settings import HostsStreamSettings, StreamSettings
 from streams.runtime.stage import IntentStage, Stage, TickedStage
@@ -168,9 +169,17 @@ class Line:
             self.outbox,
             input_topic=input_topic,
             on_ready=self._settled,
-            on_loaded=self._figures.loaded,
+            on_loaded=self._loaded,
         )
         lanes = self.ownership.lanes
+        self._reassertion = Reassertion(
+            settings.kafka,
+            stage.table_topic,
+            lanes,
+            sender,
+            group=settings.group,
+            delivery_timeout_seconds=settings.delivery_timeout_seconds,
+        )
         isolation = Isolation(lanes, self.outbox, self.ownership.reload, input_topic=input_topic, fits=fits)
         self._intake = wiring.intake(
             lanes, self.outbox, input_topic=input_topic, log_start=self._log_start(reader), isolation=isolation
@@ -209,6 +218,7 @@ class Line:
         self.outbox.close()
         self.ownership.close()
         self._ends.close()
+        self._reassertion.close()
         if self._ticker is not None:
             self._ticker.close()
         if self._copier is not None:
@@ -232,9 +242,14 @@ class Line:
                 received = self._intake.received
                 ticks = self._ticker.written if self._ticker is not None else 0
                 self._figures.pick_up(self.ownership, self._intake, self.outbox, self._progress, ticks)
+                self._figures.late_rows(self._reassertion.rows)
             except Exception as error:
                 self.outbox.fence()
                 end_process(error)
+
+    def _loaded(self, loaded: Loaded, seconds: float) -> None:
+        self._figures.loaded(loaded, seconds)
+        self._reassertion.begin(loaded.ends)
 
     def _settled(self) -> None:
         self.app.consumer.settled()

@@ -19,6 +19,7 @@ METRICS: Final = (
     "intents_records",
     "observation_gaps",
     "offset_gaps",
+    "quarantines",
     "rejected_facets",
     "repeats_records",
     "resyncs",

@@ -8,9 +8,7 @@ import time
 
 import pytest
 
-from infra.runtime.topics import DEAD_LETTERS, VM_OBSERVATIONS
-from schemas.codec import decode, header_of
-from tests.integration.streams.counting import Counted
+from infra.runtime.topics import DEAD_LETTERS
 from tests.integration.streams.fleet import Line
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -97,31 +95,3 @@ def test_restarts_in_order_and_kills_that_get_further_count_against_nobody(line:
     assert _letters(line) == []
     assert "input_ends_processes" not in line.log()
     line.verify()
-
-
-def test_nothing_of_a_frozen_worker_is_in_the_log_after_it_woke_up(line: Line) -> None:
-    """The worker freezes in the midst of work, another takes over, and the first one ends itself when it wakes up."""
-    old = line.start("1")
-    line.wait_until_loaded("1")
-    writer = threading.Thread(target=line.work, args=(6_000,), kwargs={"rate": 400})
-    writer.start()
-    time.sleep(1.5)
-    old.send_signal(signal.SIGSTOP)
-    frozen_at = time.time()
-    line.start("2")
-    line.wait_until_loaded("2", times=1)
-    time.sleep(line.session_seconds)
-    woken_at = time.time()
-    old.send_signal(signal.SIGCONT)
-    assert old.wait(20) == 71
-    writer.join()
-    line.wait_until_done()
-    line.verify()
-    late, by_new = 0, 0
-    for message in line.read(VM_OBSERVATIONS):
-        appended_at = message.timestamp()[1] / 1000
-        output = decode(Counted, message.value() or b"", header_of(Counted))
-        late += output.writer == old.pid and appended_at > woken_at
-        by_new += output.writer != old.pid and frozen_at < appended_at
-    assert by_new > 0
-    assert late == 0
