@@ -1,13 +1,15 @@
 """`python -m tests.verifier --kafka HOST:PORT --postgres CONNINFO`: verify a line from the command line.
 
 Exit code 0: silent. 1: something was found. 2: wrong command line. 3: a server did not answer, or the line did not
-become quiet. The password of PostgreSQL comes from PGPASSWORD, PGPASSFILE or a service, never from an argument.
+become quiet. Secrets are never arguments: PostgreSQL's password comes from PGPASSWORD, PGPASSFILE or a service, Kafka's
+from a file of NAME=VALUE lines (`--kafka-config`).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import psycopg
 
@@ -27,17 +29,29 @@ def _pair(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{value!r} is no number") from problem
 
 
-def _property(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
+def _properties(path: str) -> dict[str, str]:
+    """Properties of librdkafka in a file, one NAME=VALUE a line, `#` begins a comment."""
+    found = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as problem:
+        raise argparse.ArgumentTypeError(f"{path}: {problem.strerror}") from problem
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not (name.strip() and equals):
+            raise argparse.ArgumentTypeError(f"{path}, line {number} is not NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.verifier", description="Verify a whole line; read-only.")
     parser.add_argument("--kafka", required=True, metavar="HOST:PORT[,…]")
-    parser.add_argument("--kafka-property", type=_property, action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--kafka-config", type=_properties, default={}, metavar="FILE", help="client properties (TLS, SASL), NAME=VALUE"
+    )
     parser.add_argument("--postgres", metavar="CONNINFO", help="without a password; left out: tables are not compared")
     parser.add_argument("--prefix", default="", help="topic prefix")
     parser.add_argument("--injected-letters", type=int, metavar="N", help="poisoned records injected (I9)")
@@ -59,7 +73,7 @@ def main() -> int:
         kafka=given.kafka,
         postgres=given.postgres,
         prefix=given.prefix,
-        kafka_properties=dict(given.kafka_property),
+        kafka_properties=given.kafka_config,
         injected_letters=given.injected_letters,
         grace_ticks=given.grace_ticks,
         figures=dict(given.figure),

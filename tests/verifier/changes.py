@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tests.verifier.facets import HOST_FACETS, VM_FACETS, Marks, marks_of
+from msgpack import packb
+
+from tests.verifier.facets import HOST_FACETS, VM_FACETS, Marks, marks_of_bytes
 from tests.verifier.records import Unreadable, hash64, unpack_map
 
 Belief = tuple[str, str | None, tuple[str, ...], int]
@@ -62,10 +64,12 @@ class Change(NamedTuple):
         return host
 
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
 def row_hash(values: list[Any]) -> int:
     """What stands for a row of history; equal rows give equal numbers, whatever the order of keys in JSON."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hash64(text.encode("utf-8", "surrogatepass"))
+    return hash64(_encode(values).encode("utf-8", "surrogatepass"))
 
 
 def signed(number: int) -> int:
@@ -90,7 +94,9 @@ def _evidence(value: Mapping[str, Any]) -> Evidence:
 
 
 def _facets(value: Mapping[str, Any]) -> dict[str, Marks | None]:
-    return {name: None if one["after"] is None else marks_of(name, one["after"]) for name, one in value.items()}
+    return {
+        name: None if one["after"] is None else marks_of_bytes(name, packb(one["after"])) for name, one in value.items()
+    }
 
 
 def read_vm_change(data: bytes) -> Change:

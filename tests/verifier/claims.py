@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from tests.verifier.facets import ALIVE, ENDED, ENDS_WITH_RUN, OUTLIVES_CLAIM, VM_FACETS, completed, marks_of
+from tests.verifier.facets import ALIVE, ENDED, ENDS_WITH_RUN, OUTLIVES_CLAIM, VM_FACETS, completed, marks_of_bytes
 from tests.verifier.records import Unreadable, hash64, unpack_map
 from tests.verifier.reports import Facets
 
@@ -82,20 +82,21 @@ class Claim:
             known = self.values.get(name)
             if known is not None and known.raw == raw:
                 continue
-            value = None if refused(name, data) else _readable(data)
-            if value is None:
+            try:
+                if refused(name, data):
+                    raise Unreadable("it is in dead.letters")
+                mergeable = known is not None and same_boot and self._same_process(run)
+                merged = _merged(name, known.data, data) if known is not None and mergeable else data
+                normal = marks_of_bytes(name, merged).normal
+            except Unreadable:
                 self.values[name] = Value(raw, known.normal if known else None, known.data if known else b"")
                 continue
-            merged: Mapping[str, Any] = value
-            if name in _MERGED and known is not None and known.data and same_boot and self._same_process(run):
-                merged = completed(name, unpack_map(known.data), value)
-            normal = marks_of(name, merged).normal
             if known is not None and known.normal == normal:
                 known.raw = raw
                 continue
-            self.values[name] = Value(raw, normal, msgpack.packb(merged) if name in _MERGED else b"")
+            self.values[name] = Value(raw, normal, merged if name in _MERGED else b"")
             if name == "run":
-                run = merged
+                run = unpack_map(merged)
         self.boot, self.ended = boot, False
         if run is not None:
             self._take_run(run)
@@ -118,8 +119,10 @@ class Claim:
         }
 
 
-def _readable(data: bytes) -> Mapping[str, Any] | None:
-    try:
-        return unpack_map(data)
-    except Unreadable:
-        return None
+def _merged(name: str, before: bytes, now: bytes) -> bytes:
+    """The facet completed from what was known, packed; raises Unreadable."""
+    if name not in _MERGED or not before:
+        return now
+    said = unpack_map(now)
+    merged = completed(name, unpack_map(before), said)
+    return now if merged is said else bytes(msgpack.packb(merged))

@@ -21,7 +21,7 @@ from typing import Any
 import msgpack
 import xxhash
 
-from tests.verifier.facets import NOTED, marks_of
+from tests.verifier.facets import NOTED, marks_of, marks_of_bytes
 from tests.verifier.findings import Finding, Kind, Report
 from tests.verifier.history import Folded, History
 from tests.verifier.logs import HOST_STATE, VM_STATE, Message
@@ -134,7 +134,7 @@ class VmState:
         known = rows.get(rest)
         data, fingerprint = value["value"], value["fingerprint"]
         facet = rest.rpartition("/")[2]
-        normal = marks_of(facet, unpack_map(data)).normal if data else None
+        normal = marks_of_bytes(facet, data).normal if data else None
         if data and fingerprint_of(facet, data) != fingerprint:
             self._found(Kind.DIFFERING, "I1", f"row {rest}: its bytes have another fingerprint", vm, message.offset)
         if known is not None and order < known.order:

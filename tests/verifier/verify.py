@@ -7,7 +7,9 @@ changes of one partition, the last state of every VM and host.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import gc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from tests.verifier.admission import Admission
 from tests.verifier.changes import Change, read_host_change, read_vm_change
@@ -47,6 +49,23 @@ def verify(settings: Settings) -> Report:
 
 def verify_logs(logs: Logs, tables: Tables | None, settings: Settings) -> Report:
     """The same on any logs and tables."""
+    with _without_cyclic_collector():
+        return _verified(logs, tables, settings)
+
+
+@contextmanager
+def _without_cyclic_collector() -> Iterator[None]:
+    """Millions of records in no cycles: the collector finds nothing, and costs a fifth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _verified(logs: Logs, tables: Tables | None, settings: Settings) -> Report:
     run = _Run(logs, settings)
     run.read_reports()
     run.read_vms()
