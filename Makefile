@@ -45,7 +45,7 @@ bench: setup ## Run one benchmark: NAME=latency. Its result is the last line, as
 	@$(BIN)/python -m tests.benchmarks.$(NAME)
 
 requirements: $(INSTALLED) ## Bring the locks up to date with their .in files; UPGRADE=--upgrade takes newer versions
-	@for lock in run stack dev libvirt; do \
+	@for lock in run stack dev libvirt bench; do \
 		$(BIN)/$(COMPILE) $(UPGRADE) requirements/$$lock.in --output-file requirements/$$lock.txt >/dev/null || exit 1; \
 	done
 

@@ -92,7 +92,7 @@ class Load:
         """By partition of the VM and host."""
         for vm in found:
             self.vms.setdefault((partition_of(key_of(vm.id), partitions), vm.host), []).append(vm)
-        self._next = {place: 0 for place in self.vms}
+        self._next = dict.fromkeys(self.vms, 0)
         self._sources = {
             (partition, source): [host for host in range(hosts) if host % partitions == source and
                                   (partition, host) in self.vms]
