@@ -50,12 +50,14 @@ def next_trial(last: Trial | None, offset: int, end: int) -> Trial:
     """The trial of a process whose next input is at `offset` and whose input log ends at `end`."""
     if last is None or not (last.offset == offset or last.offset <= offset < last.until):
         return Trial(offset=offset, attempts=1)
-    condemned = [*last.condemned, *last.parts] if last.offset == offset else []
-    if not condemned and last.attempts >= WHOLE_FROM - 1:
+    here = last.offset == offset
+    condemned = [*last.condemned, *last.parts] if here else []
+    if here and not condemned and last.attempts >= WHOLE_FROM - 1:
         condemned = [WHOLE]
     return Trial(
         offset=offset,
-        attempts=last.attempts + 1,
+        # Deaths at inputs before this one say no more than that it may be at fault too: nothing of it was tried yet.
+        attempts=last.attempts + 1 if here else min(last.attempts + 1, ISOLATED_FROM),
         until=max(last.until, min(end, offset + MOST_ALONE), offset + 1),
         condemned=tuple(dict.fromkeys(condemned)),
     )

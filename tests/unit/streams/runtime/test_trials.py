@@ -45,6 +45,15 @@ def test_deaths_at_no_part_leave_out_the_whole_input() -> None:
     assert next_trial(trial, 11, 12).condemned == (WHOLE,)
 
 
+def test_deaths_at_earlier_inputs_never_leave_out_a_later_one() -> None:
+    """A worker killed again and again from outside gets further each time: all its inputs are innocent."""
+    trial = Trial(offset=7, attempts=1)
+    for offset in (7, 7, 7, 8, 20, 60, 61, 61):
+        trial = next_trial(trial, offset, 1_000)
+        assert trial.condemned == ()
+    assert trial.attempts == ISOLATED_FROM + 1
+
+
 @pytest.mark.parametrize("trial", [Trial(offset=1, attempts=1), Trial(offset=2, attempts=3, until=5, parts=(b"x",))])
 def test_rows_are_read_back(trial: Trial) -> None:
     row = row_of(trial)
