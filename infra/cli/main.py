@@ -31,6 +31,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "status": CommandEntry("infra.cli.status", "Say how the parts and the servers are."),
     "vm": CommandEntry("infra.cli.vm", "Show, list and look back at virtual machines."),
     "tail": CommandEntry("infra.cli.tail", "Print the records of a topic as they come, decoded."),
+    "dlq": CommandEntry("infra.cli.dlq", "Look at dead letters, and try them again."),
     "stack": CommandEntry("infra.cli.stack", "Start, stop and look at the embedded servers."),
     "topics": CommandEntry("infra.cli.topics", "Create, check and adopt the Kafka topics."),
     "state": CommandEntry("infra.cli.state", "Dump the tables of the stages, or show a dump."),
