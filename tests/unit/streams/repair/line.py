@@ -34,7 +34,7 @@ from tests.unit.streams.hosts.world import (
 from tests.unit.streams.vms.scene import changes_in
 
 SECOND_NS = 1_000_000_000
-SUM_TICKS = 60
+SUM_TICKS = 45
 """An hour, shortened."""
 INTENT_SECRET = b"only the workers of the vms stage know it"
 TOPIC_IDS = {"vm.observations": "aa", "vm.intents": "bb"}
