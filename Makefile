@@ -3,6 +3,8 @@
 PYTHON ?= python3
 ARGS ?= tests --ignore=tests/benchmarks
 UP_ARGS ?= --simulate
+MINUTES ?= 30
+SOAK_RESULT ?= docs/benchmarks/soak-crash.json
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,10 +16,10 @@ COMPILE := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo up test check lint bench requirements clean
+.PHONY: help setup demo up test check lint bench soak-crash requirements clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make .venv, fetch the embedded servers, and install what the libvirt tests need (root on Debian)
 	@$(BIN)/deltavisor stack up --fetch-only
@@ -43,6 +45,9 @@ lint: $(INSTALLED) ## Format, lint and types only
 bench: setup ## Run one benchmark: NAME=latency. Its result is the last line, as JSON
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=latency" >&2; exit 2; }
 	@$(BIN)/python -m tests.benchmarks.$(NAME)
+
+soak-crash: setup ## Kill every part at random for MINUTES (30), SEED=n; the result is kept as docs/benchmarks/soak-crash.json
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --keep $(SOAK_RESULT)
 
 requirements: $(INSTALLED) ## Bring the locks up to date with their .in files; UPGRADE=--upgrade takes newer versions
 	@for lock in run stack dev libvirt bench; do \
