@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from sys import intern
 from typing import Any, NamedTuple
 
 from msgpack import packb
 
 from tests.verifier.facets import HOST_FACETS, VM_FACETS, Marks, marks_of_bytes
-from tests.verifier.records import Unreadable, hash64, unpack_map
+from tests.verifier.records import Unreadable, hash64, raw_of, unpack_map
 
 Belief = tuple[str, str | None, tuple[str, ...], int]
 """Availability: state, reason shown, all reasons, since (ns)."""
@@ -82,14 +83,19 @@ def _storable(text: str | None) -> str | None:
     return None if text is None else text.replace("\0", "")
 
 
+def _shared(text: str | None) -> str | None:
+    """The same object for equal texts: ids and words come again in every change."""
+    return None if text is None else intern(text)
+
+
 def _mask(names: Mapping[str, Any], known: tuple[str, ...]) -> int:
     return sum(1 << known.index(name) for name in names if name in known)
 
 
 def _evidence(value: Mapping[str, Any]) -> Evidence:
     return Evidence(
-        value["topic"], value["log"], value["partition"], value["offset"],
-        value["host"], value["boot"], value["seq"], value.get("tick"),
+        intern(value["topic"]), value["log"], value["partition"], value["offset"],
+        _shared(value["host"]), _shared(value["boot"]), value["seq"], value.get("tick"),
     )  # fmt: skip
 
 
@@ -108,6 +114,9 @@ def read_vm_change(data: bytes) -> Change:
 
 
 def _vm_change(value: dict[str, Any]) -> Change:
+    raw_of(value["vm_id"])
+    if value["host_id"] is not None:
+        raw_of(value["host_id"])
     evidence, available = _evidence(value["evidence"]), value["availability"]
     end = value["exit"]
     exit_ = None if end is None else (end["status"], end["reason"], end.get("message"))
@@ -124,10 +133,11 @@ def _vm_change(value: dict[str, Any]) -> Change:
         evidence.tick, value.get("intent_id"), value["facets"], managed,
     ]  # fmt: skip
     return Change(
-        value["vm_id"], value["incarnation"], value["version"], value["change_id"], value["previous_digest"],
-        value["state_digest"], value["observed_at"], value["detected_at"], value["cause"],
-        (value["status"], reasons, value["host_id"], value["ownership_epoch"], value["run_id"], exit_),
-        (state, reason, reasons, since), _facets(value["facets"]), evidence, managed, row_hash(row),
+        intern(value["vm_id"]), value["incarnation"], value["version"], value["change_id"], value["previous_digest"],
+        value["state_digest"], value["observed_at"], value["detected_at"], intern(value["cause"]),
+        (intern(value["status"]), reasons, _shared(value["host_id"]), value["ownership_epoch"],
+         _shared(value["run_id"]), exit_),
+        (intern(state), reason, reasons, since), _facets(value["facets"]), evidence, managed, row_hash(row),
     )  # fmt: skip
 
 
@@ -150,6 +160,7 @@ def read_host_change(data: bytes) -> Change:
 
 
 def _host_change(value: dict[str, Any]) -> Change:
+    raw_of(value["host_id"])
     evidence, reach = _evidence(value["evidence"]), value["reachability"]
     state, reason, since = reach["state"], reach.get("reason"), reach.get("since", 0)
     agent = (value["machine_id"], value["boot_id"], value["agent_epoch"])

@@ -36,9 +36,10 @@ class HostChanges:
         if place in self._made:
             self._found(Kind.DUPLICATED, "I3", "its evidence has made a version already", partition, offset, change)
         self._made[place] = offset
-        meaning = self._admission.meanings[evidence.partition].get(evidence.offset)
+        known = 0 <= evidence.partition < len(self._admission.meanings)
+        meaning = self._admission.meanings[evidence.partition].get(evidence.offset) if known else None
         if meaning is None:
-            if evidence.offset not in self._admission.tick_offsets[evidence.partition]:
+            if not known or evidence.offset not in self._admission.tick_offsets[evidence.partition]:
                 what = f"host.reports[{evidence.partition}]@{evidence.offset} was not accepted"
                 self._found(Kind.FOREIGN, "I1", what, partition, offset, change)
             return

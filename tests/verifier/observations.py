@@ -80,7 +80,7 @@ class Observations:
                     heard = self._hear(partition, message.offset, source, one)
                     if heard is not None:
                         listener.report(heard)
-            except (Unreadable, ValueError, TypeError, IndexError, AttributeError) as problem:
+            except (Unreadable, ValueError, TypeError, LookupError, AttributeError) as problem:
                 self._found(Kind.DIFFERING, f"unreadable: {problem}", partition, message.offset)
                 continue
             listener.clock(source, tick)
