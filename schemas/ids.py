@@ -19,7 +19,7 @@ _MURMUR2_SEED = 0x9747B28C
 _MURMUR2_M = 0x5BD1E995
 _U32 = 0xFFFFFFFF
 _TEXT_LENGTH = 36
-_DIGITS = 32
+_ID_BYTES = 16
 
 
 def uuid_text(raw: bytes) -> str:
@@ -33,10 +33,10 @@ def uuid_text(raw: bytes) -> str:
 def uuid_bytes(text: str) -> bytes:
     """The 16 raw bytes of a UUID text; raises ValueError when it is none."""
     if len(text) == _TEXT_LENGTH:
-        # The canonical form, in an eighth of the time that UUID takes; whatever is not hexadecimal is left to it.
-        digits = text.replace("-", "")
-        if len(digits) == _DIGITS and digits.isalnum() and digits.isascii():
-            return bytes.fromhex(digits)
+        # The canonical form, in an eighth of the time that UUID takes.
+        raw = bytes.fromhex(text.replace("-", ""))
+        if len(raw) == _ID_BYTES:
+            return raw
     return UUID(text).bytes
 
 

@@ -9,7 +9,7 @@ its end; until then nothing but what is there twice costs anything.
 
 from collections.abc import Iterator, Mapping
 from heapq import heappush
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -108,7 +108,17 @@ class VmsLoader:
 
     def add(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         """Take one row; a deleted key is forgotten."""
-        if len(key) > _FACET_KEY and not key.startswith(b"#"):
+        # Most rows are facets of hosts that were met before.
+        place = self._places.get(key[_FACET_KEY:])
+        if place is not None and value is not None and schema == _FACET_SCHEMA:
+            rows = self._vms.get(key[:_VM_KEY])
+            if rows is None:
+                self._vms[key[:_VM_KEY]] = [None, place, value]
+                return
+            rows += place, value
+            if len(rows) % (2 * _SETTLE_ROWS) == 1:
+                self._settle(key, rows)
+        elif len(key) > _FACET_KEY and not key.startswith(b"#"):
             self._add_facet(key, value, schema)
         elif key.startswith(b"#"):
             self._add_bookkeeping(key, value, schema)
@@ -129,26 +139,20 @@ class VmsLoader:
             rows[0] = value
 
     def _add_facet(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
+        """A row whose place was not met before, that another version wrote, or that deletes."""
         told = key[_FACET_KEY:]
-        try:
-            place = self._places[told]
-        except KeyError:
-            place = self._places[told] = _place_of(told)
+        if told not in self._places:
+            self._places[told] = _place_of(told)
+        place = self._places[told]
         if place is None:
             return
-        rows = self._vms.get(key[:_VM_KEY])
         if value is None:
+            rows = self._vms.get(key[:_VM_KEY])
             if rows is not None:
                 rows[1:] = [one for pair in _facet_rows(rows) if pair[0] != place for one in pair]
             return
-        if schema != _FACET_SCHEMA:
-            decode(VmFacet, value, schema)
-        if rows is None:
-            self._vms[key[:_VM_KEY]] = [None, place, value]
-            return
-        rows += place, value
-        if len(rows) % (2 * _SETTLE_ROWS) == 1:
-            self._settle(key, rows)
+        decode(VmFacet, value, schema)
+        self.add(key, value, _FACET_SCHEMA)
 
     def _settle(self, key: bytes, rows: _VmRows) -> None:
         """Keep the rows that a head may still name: of each facet the newest below this head, and all above it."""
@@ -207,7 +211,7 @@ class VmsLoader:
         while self._vms:
             key, rows = self._vms.popitem()
             try:
-                lost |= self._restore_vm(key, rows)
+                self._restore_vm(key, rows, lost)
             except (msgspec.DecodeError, ValueError) as problem:
                 raise self._damaged(key, problem) from problem
         state.torn = max((vm.applied for vm in state.vms.values()), default=-1)
@@ -234,12 +238,11 @@ class VmsLoader:
         state.applied = row.applied if same_log else -1
         state.floor = (row.generation << GENERATION_BITS) + row.applied
 
-    def _restore_vm(self, key: bytes, rows: _VmRows) -> set[HostId]:
-        """Put a VM into the tables; gives the hosts of whose claims a facet is missing."""
-        lost = set()
-        head_row = cast(bytes | None, rows[0])
+    def _restore_vm(self, key: bytes, rows: _VmRows, lost: set[HostId]) -> None:
+        """Put a VM into the tables; adds to `lost` the hosts of whose claims a facet is missing."""
+        head_row: Any = rows[0]
         # The newest row of each facet stands last, and is the one that is named but after a torn batch.
-        newest = dict(_facet_rows(rows))
+        newest: Any = dict(zip(rows[1::2], rows[2::2], strict=True))
         if head_row is None:
             vm_id = VmId(uuid_bytes(key.decode("ascii")))
         else:
@@ -258,10 +261,12 @@ class VmsLoader:
         for host_id, slot in newest:
             # No head lists it: its row is deleted with the next batch.
             self._state.deletable_facets[(vm_id, host_id, slot)] = None
-        return lost
 
     def _restore_claim(self, vm: Vm, row: ClaimRow, order: _Order, rows: _VmRows, newest: dict[_Place, bytes]) -> bool:
-        """Add this claim to the VM and take its rows out of `newest`; True when one of its facets is missing."""
+        """Add this claim to the VM and take its rows out of `newest`; True when one of its facets is missing.
+
+        The value that a head lists is in a row that is not above it and has the fingerprint that it names.
+        """
         claim = claim_of_row(row, self._ids)
         facets = list(NO_FACETS)
         missing = False
@@ -269,13 +274,19 @@ class VmsLoader:
             slot = SLOT_OF.get(name)
             if slot is None:
                 continue
-            normal, value = mark.normal, b""
+            normal = mark.normal
+            value: bytes | None = b""
             if normal:
-                found = _value(rows, newest, (claim.host, slot), normal, order)
-                if found is None:
-                    missing = True
-                    continue
-                value = found
+                place = (claim.host, slot)
+                stored, value = newest.pop(place, None), None
+                if stored is not None:
+                    facet = _read_facet(stored)
+                    value = facet.value
+                    if facet.fingerprint != normal or (facet.incarnation, facet.version, facet.applied) > order:
+                        value = _older_value(rows, place, normal, order)
+            if value is None:
+                missing = True
+                continue
             facets[slot] = pack_stored(mark.raw, normal, rejected=mark.rejected, value=value)
         claim.facets = tuple(facets)
         vm.claims.append(claim)
@@ -301,17 +312,6 @@ def _facet_rows(rows: _VmRows) -> Iterator[tuple[_Place, bytes]]:
     pairs = iter(rows)
     next(pairs)
     return cast(Iterator[tuple[_Place, bytes]], zip(pairs, pairs, strict=True))
-
-
-def _value(rows: _VmRows, newest: dict[_Place, bytes], place: _Place, normal: bytes, order: _Order) -> bytes | None:
-    """The value that a head of this order lists: of a row that is not above it, and has the fingerprint it names."""
-    row = newest.pop(place, None)
-    if row is None:
-        return None
-    facet = _read_facet(row)
-    if facet.fingerprint == normal and (facet.incarnation, facet.version, facet.applied) <= order:
-        return facet.value
-    return _older_value(rows, place, normal, order)
 
 
 def _older_value(rows: _VmRows, place: _Place, normal: bytes, order: _Order) -> bytes | None:
