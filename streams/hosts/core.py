@@ -10,13 +10,11 @@ byte: a crash repeats statements, it never changes or loses one.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import msgspec
-
 from schemas.codec import NewerMajorError, RecordError
 from schemas.host_rows import HostRow, PartitionRow, SnapshotProgress
 from schemas.ids import HostId, uuid_text
 from schemas.observation import HostEvent
-from schemas.report import Changes, Farewell, HostReport, SnapshotPart
+from schemas.report import Changes, HostReport, SnapshotPart
 from schemas.tick import TICK_KEY
 from streams.hosts import admission, agreement, hearing, publish, rows
 from streams.hosts.admission import Admission
@@ -26,6 +24,7 @@ from streams.hosts.emit import HostsTopics, Outbound
 from streams.hosts.gate import Refused
 from streams.hosts.poison import apply_with_care, isolate
 from streams.hosts.policy import RULES_VERSION, HostsPolicy
+from streams.hosts.proof import Proof, confirm
 from streams.hosts.silence import SilenceWatch
 from streams.hosts.state import Host, shown
 from streams.hosts.sums import SumCalendar, can_be_summed, sums_of
@@ -73,6 +72,7 @@ class HostsCore:
         self._calendar = SumCalendar(policy.sum_ticks, hosts)
         self._out = Outbound(config.topics, partition=partition, partitions=config.partitions, log=config.log)
         self._tally = Tally()
+        self._proof = Proof(config.log, self._bucket, policy, self._out, self._tally)
         self._unsealed = False
         self.suspects: set[bytes | None] = set()
         """Keys of records of which one could not be applied."""
@@ -151,7 +151,7 @@ class HostsCore:
         turn.lost = True
         turn.say(HostEvent.UNCONFIRMED)
         agreement.need(host.row, reason, force=True)
-        self._ask(turn)
+        self._proof.ask(turn)
         self._close(turn)
 
     def take_in(self, host: Host, at: int) -> None:
@@ -164,7 +164,7 @@ class HostsCore:
         turn = Turn(host, Moment(self.applied, at, at, self._ticks.n, self._ticks.n, reported=False))
         turn.say(HostEvent.REBUILDING)
         agreement.need(host.row, "rebuilding", force=True)
-        self._ask(turn)
+        self._proof.ask(turn)
         self._close(turn)
         self._unsealed = True
 
@@ -284,8 +284,8 @@ class HostsCore:
             hearing.note_report(turn, report, self._policy)
             ended = self._take_body(turn, report, record)
             self._watch.watch(host, self._ticks.restart_tick)
-            if self._agree(turn, report, ended):
-                self._confirm(turn)
+            if self._proof.agree(turn, report, ended):
+                confirm(turn)
             self._close(turn)
         return 1 + len(host.dirty_vms) - rows_before
 
@@ -327,20 +327,12 @@ class HostsCore:
             admission.begin_epoch(turn, report, self._policy)
             agreement.start_over(turn, self._policy)
         elif verdict is Admission.AFTER_GAP:
-            self._miss_reports(turn)
+            self._proof.miss_reports(turn)
         if verdict is not Admission.AFTER_GAP and turn.row.seq == 0 and not starts_snapshot(report):
             agreement.need(turn.row, "new_epoch")
         if turn.row.flapping:
             admission.settle_flapping(turn, self._policy)
         return True
-
-    def _miss_reports(self, turn: Turn) -> None:
-        row = turn.row
-        self._tally.count("sequence_gaps")
-        if row.snapshot is not None:
-            row.snapshot = msgspec.structs.replace(row.snapshot, whole=False)
-        agreement.need(row, "sequence_gap")
-        self._ask(turn)
 
     def _take_body(self, turn: Turn, report: HostReport, record: Input) -> SnapshotProgress | None:
         body, ended = report.body, None
@@ -353,65 +345,6 @@ class HostsCore:
         for facet in refused:
             self._reject_facet(record, facet)
         return ended
-
-    def _agree(self, turn: Turn, report: HostReport, ended: SnapshotProgress | None) -> bool:
-        """Compare count and digest, ask where they differ; True when what the host said is proved."""
-        row = turn.row
-        if row.snapshot is not None and turn.moment.tick > row.snapshot.tick + self._policy.snapshot_ticks:
-            row.snapshot = None
-        if isinstance(report.body, Farewell) or (row.snapshot is not None and row.snapshot.whole):
-            return False
-        if row.snapshot is not None or row.conflict is not None:
-            self._ask_in_conflict(turn)
-            self._ask(turn)
-            return False
-        found = agreement.difference(row, report)
-        if found == 0:
-            agreement.settle(turn, self._policy)
-        else:
-            self._disagree(turn, found, after_snapshot=ended is not None and ended.whole)
-        if not row.grounded:
-            agreement.need(row, "unproved")
-        self._ask(turn)
-        return row.grounded if found == 0 else ended is not None and ended.whole
-
-    def _disagree(self, turn: Turn, found: int, *, after_snapshot: bool) -> None:
-        self._tally.count("digest_mismatches")
-        if after_snapshot:
-            agreement.fail(turn, found, self._policy)
-        if not agreement.is_hopeless(turn.row, found):
-            agreement.need(turn.row, "digest")
-
-    def _ask_in_conflict(self, turn: Turn) -> None:
-        """The agent that is alone must answer a request of its own before the conflict ends."""
-        row = turn.row
-        if not admission.is_alone(turn):
-            return
-        if admission.expect_answer(row):
-            force = row.resync is not None and row.resync.force
-            row.resync, row.asked, row.ask_tick = None, 0, 0
-            agreement.need(row, "host_conflict", force=force)
-        else:
-            agreement.need(row, "host_conflict")
-
-    def _confirm(self, turn: Turn) -> None:
-        """Rule H2; not while its source is away, since an agent then agrees with what it saw last.
-
-        The end of a whole forced snapshot is told once more: whoever asked for it may have lost evidence of its own.
-        """
-        row = turn.row
-        if row.degraded or row.conflict is not None or row.disconnected_tick is not None:
-            return
-        if row.confirmed and not (turn.force and turn.answers):
-            return
-        row.confirmed = True
-        turn.say(HostEvent.CONFIRMED)
-
-    def _ask(self, turn: Turn) -> None:
-        request = agreement.ask(turn, self._config.log, self._bucket, self._policy)
-        if request is not None:
-            self._out.request(turn.host.key, request)
-            self._tally.count("resyncs", request.reason)
 
     def _close(self, turn: Turn) -> None:
         """Emit what the turn says, publish what it changed, and mark the host's row for the next seal."""

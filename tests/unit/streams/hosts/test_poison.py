@@ -10,8 +10,8 @@ from schemas.host_rows import HostRow
 from schemas.ids import HostId, key_of
 from schemas.observation import HostEvent
 from schemas.report import HostReport
-from streams.hosts import core as rules
 from streams.hosts import hearing
+from streams.hosts.proof import Proof
 from streams.hosts.rows import HOST_HEADER
 from streams.hosts.undo import Undo
 from streams.runtime.stage import WHOLE, Input
@@ -27,14 +27,14 @@ class BrokenRule(RuntimeError):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A rule that raises half way, when a report names a certain VM."""
-    original = rules.HostsCore._agree
+    original = Proof.agree
 
     def broken(self: Any, turn: Any, report: HostReport, ended: Any) -> bool:
         if POISON in turn.host.vms:
             raise BrokenRule("no rule for this")
         return original(self, turn, report, ended)
 
-    monkeypatch.setattr(rules.HostsCore, "_agree", broken)
+    monkeypatch.setattr(Proof, "agree", broken)
     return World()
 
 
