@@ -27,7 +27,7 @@ DELIVERY_SECONDS = 10.0
 
 app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and try them again.")
 
-Places = Annotated[list[str], typer.Argument(metavar="PLACE...", help="Letters as `dlq list` names them: 2@17.")]
+Places = Annotated[list[str], typer.Argument(metavar="PLACE", help="Letters as `dlq list` names them: 2@17.")]
 
 
 @app.command("list")
