@@ -5,7 +5,7 @@ One pure fold over `host.reports`, record by record, single-threaded, on state o
 - admission by (boot, epoch, seq): repeats and reports of a retired epoch do not count, except of the agent that is
   left alone in a host conflict;
 - the gate: facets whose bytes are those last said about this VM by this host do not pass; a snapshot asked with force
-  passes whole; facets with an unknown name or above 64 KiB never pass (dead letters);
+  passes whole (and forgets the others' bytes); facets with an unknown name or above 64 KiB never pass (dead letters);
 - gone entries, and absence by the inventory of a snapshot's last part, not while two agents speak for the host.
 
 What must follow is kept as `Meaning`s: per report a hash of what is said about each VM, so memory grows by about
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import ceil
+from typing import NamedTuple
 
 import xxhash
 
@@ -41,6 +42,20 @@ def statement_hash(vm: bytes, facets: Facets, gone: str | None) -> int:
     return hashed.intdigest() >> 1
 
 
+class Allowed(NamedTuple):
+    """More than must pass may pass: a stage that lost its marks knows no better."""
+
+    marks: dict[str, int]
+    """Hash of the bytes of every facet in the report."""
+    needed: frozenset[str]
+    """Facets that must pass."""
+
+    def covers(self, facets: Facets, gone: str | None) -> bool:
+        """Is this statement true, and does it say what must be said?"""
+        true = all(self.marks.get(name) == hash64(data) for name, data in facets.items())
+        return gone is None and true and self.needed <= facets.keys()
+
+
 class Meaning:
     """What one accepted record must lead to."""
 
@@ -54,8 +69,8 @@ class Meaning:
         self.observed_at = report.observed_at
         self.expected: dict[bytes, int] | None = None
         """VM -> hash of the statement that must pass; taken out as ~hash when it was seen."""
-        self.whole: dict[bytes, int] | None = None
-        """VM -> hash of all that the report says about it, where the gate held something back."""
+        self.whole: dict[bytes, Allowed] | None = None
+        """VM -> what may pass, where the gate held something back."""
         self.optional = False
         """In a host conflict: absence may or may not be told."""
         self.inventory: tuple[int, int] | None = None
@@ -217,13 +232,12 @@ class Admission:
     ) -> None:
         before = speaker.vms.get(vm)
         whole = report.kind == "snapshot"
-        said: dict[str, int] = {} if whole or before is None else before
+        said: dict[str, int] = {} if before is None or (whole and report.force) else before
         passed: Facets = {}
         sound: Facets = {}
         for name, data in facets.items():
             if name not in VM_FACETS or len(data) > FACET_LIMIT_BYTES:
                 self.refused_facets[place] = self.refused_facets.get(place, 0) + 1
-                said.pop(name, None)
                 continue
             sound[name] = data
             mark = hash64(data)
@@ -236,7 +250,7 @@ class Admission:
         if len(passed) < len(sound):
             if meaning.whole is None:
                 meaning.whole = {}
-            meaning.whole[vm] = statement_hash(vm, sound, None)
+            meaning.whole[vm] = Allowed({name: said[name] for name in sound}, frozenset(passed))
 
     def _take_host_facets(self, place: tuple[int, int], speaker: Speaker, report: HostReport) -> None:
         for name, data in report.host_facets.items():

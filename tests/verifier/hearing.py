@@ -105,7 +105,7 @@ class Hearing:
             if not said.facets:
                 return False
             claim = Claim(heard.boot)
-        claim.take(heard.boot, said.facets, lambda name, data: self._refused(heard, said.vm, data))
+        claim.take(heard.boot, said.facets, lambda name, data: self._refused(heard, said.vm, data), force=heard.force)
         if watched.now is None and claim.status is None:
             return False  # nobody can say what it does: no row is made, and nothing remembered
         claim.offset = heard.offset

@@ -1,8 +1,8 @@
 """The verification: reads every topic once and the tables once, and gives the verdict.
 
 Order of reading: the database's snapshot first, then the ends of all topics downstream first, so that every effect
-that is seen has its cause below the end of its topic. Memory: about 250 bytes per distinct change and statement, the
-changes of one partition, the last state of every VM and host.
+that is seen has its cause below the end of its topic. Memory: hashes of every distinct change and statement, the
+changes of one partition, the last state of every VM and host; payloads are streamed.
 """
 
 from __future__ import annotations
