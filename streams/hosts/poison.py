@@ -47,10 +47,11 @@ def isolate(core: HostsCore, record: Input, condemned: Collection[bytes], fits: 
 
 def apply_with_care(core: HostsCore, record: Input) -> Demand:
     """Apply what a host says of which something could not be applied; over with the snapshot that it was asked for."""
+    core.suspects.discard(record.key)
     demand = isolate(core, record, (), lambda topic, size: True, lambda names: None)
     host = host_of(core, record)
-    if host is not None and host.row.resync is None:
-        core.suspects.discard(record.key)
+    if host is not None and host.row.resync is not None:
+        core.suspects.add(record.key)
     return demand
 
 

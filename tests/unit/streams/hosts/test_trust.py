@@ -139,3 +139,40 @@ def test_report_is_read_as_it_was_written() -> None:
     report = Agent(HostId(bytes(range(16)))).heartbeat()
 
     assert read_report(Input(0, 0, 0, None, encode(report), header_of(HostReport))) == report
+
+
+UNUSABLE: dict[str, dict[str, Any]] = {
+    "random bytes": {"value": b"\xc1\xc1\xc1"},
+    "empty": {"value": b""},
+    "truncated": {"cut": 20},
+    "deeply nested": {"value": b"\x91" * 5_000},
+    "huge map": {"value": b"\xdf\xff\xff\xff\xff"},
+    "oversized": {"value": bytes(2_000_000)},
+    "of another host": {"key": key_of(host_at(7))},
+    "without a key": {"key": None},
+    "of a newer major": {"schema": b"HostReport/2.0"},
+    "of another record": {"schema": b"Tick/1.0"},
+    "without a schema": {"schema": None},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_an_unusable_report_said_is_asked_for_by_the_next_heartbeat_and_heals(kind: str) -> None:
+    world, agent, other = World(), Agent(host_at(0)), Agent(host_at(1))
+    world.started(agent)
+    world.started(other)
+    good = inputs_of(agent.change({vm(1): {"run": b"r"}}), offset=world.offset, at=world.now)
+    spoilt = {"value": good.value, **UNUSABLE[kind]}
+    if cut := spoilt.pop("cut", None):
+        spoilt["value"] = good.value[:cut]
+    said = world.feed(good._replace(**spoilt))
+    assert len(said.dead) == 1
+    assert world.counted["dead_letters_records", (said.dead_reasons()[0],)] == 1
+    assert (said.events, said.vms, said.changes) == ([], {}, [])
+    said = world.hear(agent.heartbeat())
+    (request,) = said.requests
+    assert request.host_id == agent.host_id
+    healed = world.hear_all(agent.snapshot(answers=(request.request_id,)))
+    assert healed.vms == {vm(1): ({"run": b"r"}, None)}
+    assert world.hear(agent.heartbeat()).requests == []
+    assert world.hear(other.heartbeat()).requests == []
