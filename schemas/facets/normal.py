@@ -20,6 +20,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _SORT_KEYS = {"devices": "alias", "jobs": "id", "cells": "id", "pinning": "vcpu", "nics": "mac"}
 _encode = msgspec.msgpack.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_JSON_NUL = b"\\u0000"
 
 
 def _clean(value: Any) -> Any:
@@ -145,9 +147,10 @@ def normalised(facet: S) -> tuple[S, bytes, bytes]:
     noted, in_order = _plan_of(type(facet))
     value = _encode(facet)
     compared = _encode(replace(facet, **noted)) if noted else value
-    # A NUL in text shows as a zero byte; numbers have zero bytes as well, which then costs the long way. Noted fields
-    # are numbers, and left out here. What is in order already, and has no NUL, is its own normal form.
-    if b"\0" in compared or (in_order is not None and not in_order(facet)):
+    # What is in order already, and has no NUL, is its own normal form. A NUL in text shows as a zero byte; numbers have
+    # zero bytes as well, so a second look is needed then: JSON spells numbers out, and NUL in its own way.
+    has_nul = b"\0" in compared and _JSON_NUL in _encode_json(facet)
+    if has_nul or (in_order is not None and not in_order(facet)):
         facet = normalise(facet)
         value = _encode(facet)
         compared = _encode(replace(facet, **noted)) if noted else value

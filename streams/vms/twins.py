@@ -16,11 +16,12 @@ from schemas.change import Cause
 from schemas.status import Believed, Doubt, ExitReason, GoneReason, PauseReason, Status
 
 _UNSAID: Final = object()
-"""Default of a field that must be set: nothing can encode it."""
+"""Default of a field that must be set. Nothing can encode it; a record that omits defaults leaves it out, and nobody can
+decode that."""
 
 
 def twin_of(record: type[msgspec.Struct]) -> Callable[[], Any]:
-    """A maker of empty twins. Encoding one that lacks a required field raises TypeError."""
+    """A maker of empty twins; every required field has to be set."""
     fields: list[Any] = []
     for field in structs.fields(record):
         default: Any = msgspec.field(name=field.encode_name, default=_UNSAID)
