@@ -16,8 +16,8 @@ from schemas.change import Cause
 from schemas.status import Believed, Doubt, ExitReason, GoneReason, PauseReason, Status
 
 _UNSAID: Final = object()
-"""Default of a field that must be set. Nothing can encode it; a record that omits defaults leaves it out, and nobody can
-decode that."""
+"""Default of a field that must be set. Nothing can encode it; a record that omits defaults leaves it out, and nobody
+can decode that."""
 
 
 def twin_of(record: type[msgspec.Struct]) -> Callable[[], Any]:
