@@ -52,7 +52,10 @@ def policy_of(settings: HostsStreamSettings) -> HostsPolicy:
     """The rule book's numbers with what a user may set."""
     grace = settings.grace
     return HostsPolicy(
-        grace_base_ticks=grace.base_ticks, grace_ticks_per_vm=grace.ticks_per_vm, grace_max_ticks=grace.most_ticks
+        sum_ticks=settings.sum_ticks,
+        grace_base_ticks=grace.base_ticks,
+        grace_ticks_per_vm=grace.ticks_per_vm,
+        grace_max_ticks=grace.most_ticks,
     )
 
 

@@ -90,6 +90,8 @@ class HostsStreamSettings(StreamSettings):
     ticks: Literal["own", "external"] = "own"
     """`external`: somebody else writes them, as tests and replays do."""
     grace: GraceSettings = GraceSettings()
+    sum_ticks: int = Field(default=3_600, ge=10, le=86_400)
+    """How often the vms stage is told what it should hold of a host; equal for all workers."""
     tick_key: Secret
     """Shared by all workers of the stage and by nobody else; give it as `tick_key_file`."""
 

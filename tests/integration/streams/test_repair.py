@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import TopicPartition
 from typer.testing import CliRunner
 
+from infra.agreement.topics import messages
 from infra.cli.main import build
 from infra.runtime.errors import DeltavisorError
-from infra.runtime.kafka import make_admin
-from infra.runtime.topics import HOST_REPORTS
+from infra.runtime.kafka import make_admin, make_producer
+from infra.runtime.topics import HOST_REPORTS, HOSTS_TABLE, VM_STATE
 from infra.stack.endpoints import Endpoints
+from schemas.codec import decode, encode, header_of
 from schemas.ids import key_of, partition_of, uuid_text
 from schemas.resync import Asker
-from tests.e2e.line import WholeLine
+from schemas.vm_state import VmHead
+from tests.e2e.line import FleetInTest, WholeLine
 from tests.integration.streams.agents import Agents, ends_of
 from tests.unit.streams.hosts.world import Agent
 
@@ -152,6 +157,97 @@ def test_operators_ask_hosts_and_have_vms_written_again(line: WholeLine, agents:
     line.settle()
     assert [versions(line, agent) for agent in agents.agents] == known, "the database drops what it has"
     assert line.rows("SELECT count(*) AS n FROM vm_change")[0]["n"] == history
+
+
+def test_damaged_tables_are_found_by_sums_and_healed_by_a_real_agent(endpoints: Endpoints, tmp_path: Path) -> None:
+    """Rows of both tables deleted, changed and added while nobody runs; an "hour" has ten seconds."""
+    line = WholeLine(endpoints, tmp_path)
+    line.options = msgspec.structs.replace(line.options, tables={"hosts": {"sum_ticks": 10}})
+    with line, FleetInTest(line, hosts=4, vms=40) as fleet:
+        assert line.disagreements(fleet.agent) == []
+        line.stop()
+        heads = rows_of(line, VM_STATE, lambda key: len(key) == 36)
+        lost, changed, copied = (key for key, _ in sorted(heads.items())[:3])
+        head = decode(VmHead, *heads[changed])
+        claim = head.claims[0]
+        mark = msgspec.structs.replace(claim.facets["identity"], raw=1)
+        claim = msgspec.structs.replace(claim, facets={**claim.facets, "identity": mark})
+        damaged = msgspec.structs.replace(head, claims=[claim])
+        added = added_beside(line, copied)
+        bogus = msgspec.structs.replace(decode(VmHead, *heads[copied]), vm_id=added.decode())
+        write(line, VM_STATE, {lost: None, changed: encode(damaged), added: encode(bogus)}, header_of(VmHead))
+        marks = rows_of(line, HOSTS_TABLE, lambda key: b"/" in key)
+        write(line, HOSTS_TABLE, {next(iter(sorted(marks))): None}, b"")
+        line.start()
+
+        unequal = 'deltavisor_vms_facet_sums_total{outcome="unequal"}'
+        line.until(lambda: metric(line, "vms-1", unequal) > 0, HEALED_SECONDS, "the damage is found")
+        equal_since = settled_sums(line)
+        assert metric(line, "vms-1", 'deltavisor_vms_facet_sums_total{outcome="flagged"}') == 0
+        assert equal_since
+        # The VM that never was ends as `down`, which its owner says by not listing it.
+        ended = {"status": "down", "exit_reason": "lost"}
+        line.until(
+            lambda: line.rows("SELECT status, exit_reason FROM vm WHERE vm_id = %s", added.decode()) == [ended],
+            HEALED_SECONDS,
+            "the VM that never was is down",
+        )
+        known = [told for told in line.disagreements(fleet.agent) if added.decode() not in told]
+        assert known == []
+
+
+def settled_sums(line: WholeLine) -> bool:
+    """Wait until a whole round of sums was equal."""
+    deadline = time.monotonic() + HEALED_SECONDS
+    name = "deltavisor_vms_facet_sums_total"
+    unequal = -1.0
+    while time.monotonic() < deadline:
+        before, unequal = unequal, metric(line, "vms-1", f'{name}{{outcome="unequal"}}')
+        if before == unequal:
+            return True
+        time.sleep(11)
+    return False
+
+
+def added_beside(line: WholeLine, vm_id: bytes) -> bytes:
+    """An id that nobody has, of the same partition as this VM."""
+    partitions = line.options.topics.partitions
+    home = partition_of(vm_id, partitions)
+    return next(
+        key
+        for key in (key_of(number.to_bytes(16, "big")) for number in range(1, 999))
+        if partition_of(key, partitions) == home
+    )
+
+
+def rows_of(line: WholeLine, topic: str, wanted: Callable[[bytes], bool]) -> dict[bytes, tuple[bytes, bytes | None]]:
+    """Value and schema of the last row of each key that is wanted."""
+    found: dict[bytes, tuple[bytes, bytes | None]] = {}
+    for message in messages(line.kafka, line.topics, topic):
+        key, value = message.key(), message.value()
+        assert isinstance(key, bytes)
+        if value is None:
+            found.pop(key, None)
+        elif wanted(key) and not key.startswith(b"#"):
+            found[key] = value, dict(message.headers() or []).get("schema")
+    return found
+
+
+def write(line: WholeLine, topic: str, rows: Mapping[bytes, bytes | None], schema: bytes) -> None:
+    """Rows into a table's log, as only its owner should, and the partition row again: it makes a batch count."""
+    partitions = line.options.topics.partitions
+    producer = make_producer(line.kafka, linger_ms=0)
+    last = {
+        message.partition(): (message.value(), message.headers())
+        for message in messages(line.kafka, line.topics, topic)
+        if message.key() == b"#partition"
+    }
+    for key, value in rows.items():
+        home = partition_of(key[:36], partitions)
+        producer.produce(line.kafka.topic_prefix + topic, value, key, home, headers=[("schema", schema)])
+        closing, headers = last[home]
+        producer.produce(line.kafka.topic_prefix + topic, closing, b"#partition", home, headers=headers or [])
+    assert producer.flush(20) == 0
 
 
 def call(*arguments: str) -> tuple[int, str]:
