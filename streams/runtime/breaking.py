@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from infra.runtime.failpoints import Failpoints
 from streams.runtime.consumer import InputConsumer, InputTransport
+from streams.runtime.inputs import Feed, InputRecord
 from streams.runtime.intake import Intake
 from streams.runtime.loading import Loaded, Reader
-from streams.runtime.outbox import Feed, InputRecord, Outbox
+from streams.runtime.outbox import Outbox
 from streams.runtime.sender import DeliveryFailed, PartitionRow, Sender
 from streams.runtime.settings import REQUEST_TIMEOUT_SECONDS
 from streams.runtime.stage import Demand, Output, PartitionCore

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.runtime.inputs import InputRecord
 from streams.runtime.intake import Intake
-from streams.runtime.outbox import InputRecord
 from streams.runtime.ownership import Ownership
 
 

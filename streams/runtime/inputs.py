@@ -1,12 +1,33 @@
-"""An input as the consumer read it, and as a core sees it."""
+"""An input as the consumer read it, as a core sees it, and where it is acknowledged."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from schemas.codec import SCHEMA_HEADER
-from streams.runtime.outbox import InputRecord
 from streams.runtime.stage import Input
+
+
+class InputRecord(Protocol):
+    """An input as the consumer read it (aiokafka's `ConsumerRecord`)."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Log-append time, milliseconds."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Feed(Protocol):
+    """Where inputs came from and are acknowledged."""
+
+    def ack(self, record: InputRecord, /) -> object:
+        """Everything that this input, and all before it in its partition, caused is durable."""
+        ...
 
 
 def input_of(record: InputRecord) -> Input:

@@ -9,10 +9,10 @@ from infra.runtime.errors import FatalError
 from infra.runtime.log import get_logger
 from schemas.codec import NewerMajorError
 from streams.runtime.continuity import Verdict, cross, judge
-from streams.runtime.inputs import input_of
+from streams.runtime.inputs import Feed, InputRecord, input_of
 from streams.runtime.isolation import Isolation
 from streams.runtime.lanes import Lane, Lanes
-from streams.runtime.outbox import Feed, InputRecord, Outbox
+from streams.runtime.outbox import Outbox
 from streams.runtime.sender import Clock
 from streams.runtime.stage import Input
 from streams.runtime.trials import ISOLATED_FROM, Trial

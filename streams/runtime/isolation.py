@@ -20,9 +20,9 @@ from infra.runtime.errors import FatalError, NewerVersion
 from infra.runtime.log import get_logger
 from schemas.codec import NewerMajorError
 from streams.runtime.ending import EndProcess, end_process
-from streams.runtime.inputs import input_of
+from streams.runtime.inputs import Feed, InputRecord, input_of
 from streams.runtime.lanes import Lane, Lanes
-from streams.runtime.outbox import Feed, InputRecord, Outbox, Receipt
+from streams.runtime.outbox import Outbox, Receipt
 from streams.runtime.stage import WHOLE, Demand, Fits, Input, PartitionCore
 from streams.runtime.trials import Trial, row_of
 

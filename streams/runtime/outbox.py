@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from infra.runtime.errors import FatalError
 from streams.runtime.ending import EndProcess, end_process
+from streams.runtime.inputs import Feed, InputRecord
 from streams.runtime.sender import Clock, DeliveryFailed, PartitionRow, Sender
-from streams.runtime.stage import BOOKKEEPING, PARTITION_KEY, Batch, Demand, Fits, Output, PartitionCore, Row
+from streams.runtime.stage import BOOKKEEPING, PARTITION_KEY, Batch, Demand, Output, PartitionCore, Row
 
 CALM_SECONDS = 1.0
 """How long work that is not urgent waits for urgent work to ride with."""
@@ -34,27 +34,6 @@ ROWS_SECONDS = 0.25
 so what a crash repeats is a little more."""
 ROOM_SHARE = 0.7
 """A full outbox takes inputs again below this share of its bound, so that it does not flutter."""
-
-
-class InputRecord(Protocol):
-    """An input as the consumer read it (aiokafka's `ConsumerRecord`)."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    """Log-append time, milliseconds."""
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-
-
-class Feed(Protocol):
-    """Where inputs came from and are acknowledged."""
-
-    def ack(self, record: InputRecord, /) -> object:
-        """Everything that this input, and all before it in its partition, caused is durable."""
-        ...
 
 
 class Receipt(NamedTuple):
@@ -94,10 +73,6 @@ Spoiled = Callable[[int, list[Receipt], Exception], object]
 """Told of a partition whose batch can not be sent, with the inputs it came from. The error is one nobody foresaw."""
 
 
-class RecordTooLarge(FatalError):
-    """The broker would refuse a record."""
-
-
 def _is_fatal(partition: int, receipts: list[Receipt], error: Exception) -> None:
     raise error
 
@@ -113,8 +88,7 @@ class Outbox:
         check_fence: Callable[[], object] = lambda: None,
         on_cycle: Callable[[CycleReport], object] = lambda report: None,
         end: EndProcess = end_process,
-        fits: Fits = lambda topic, size: True,
-        table_topic: str = "",
+        check_batch: Callable[[Batch], object] = lambda batch: None,
         calm_seconds: float = CALM_SECONDS,
         pace_seconds: float = PACE_SECONDS,
         rows_seconds: float = ROWS_SECONDS,
@@ -122,10 +96,9 @@ class Outbox:
     ) -> None:
         """`check_fence` raises when this process stood still too long to still own its partitions.
 
-        `fits` says whether the broker takes a record; `table_topic` is where the rows go.
+        `check_batch` raises when the broker would refuse a record of it.
         """
-        self._fits = fits
-        self._table_topic = table_topic
+        self._check_batch = check_batch
         self.on_spoiled: Spoiled = _is_fatal
         self._withdrawn = 0
         self._flushing = 0
@@ -348,7 +321,7 @@ class Outbox:
         """The batch of one partition; an empty one, and its inputs withdrawn, when it can not be made or sent."""
         try:
             batch = core.seal()
-            self._check_size(batch)
+            self._check_batch(batch)
         except (DeliveryFailed, MemoryError):
             raise
         except Exception as error:
@@ -357,16 +330,6 @@ class Outbox:
             self.on_spoiled(partition, back, error)
             return Batch([], [])
         return batch
-
-    def _check_size(self, batch: Batch) -> None:
-        """Raise RecordTooLarge for the first record that the broker would refuse."""
-        fits = self._fits
-        for topic, _, key, value, _ in batch.outputs:
-            if value is not None and not fits(topic, len(value) + (len(key) if key else 0)):
-                raise too_large(topic, key, value)
-        for key, value, _ in batch.rows:
-            if value is not None and not fits(self._table_topic, len(value) + len(key)):
-                raise too_large(self._table_topic, key, value)
 
     def _tell_if_sent(self) -> None:
         if not self._receipts and not self._delivered:
@@ -399,15 +362,6 @@ class Outbox:
             self._room.set()
         self._tell_if_sent()
         self._wake_or_arm()
-
-
-def too_large(topic: str, key: bytes | None, value: bytes) -> RecordTooLarge:
-    """The error that names this record."""
-    return RecordTooLarge(
-        f"a record of {len(value) + len(key or b'')} bytes is above the topic's limit",
-        where=f"{topic} key {key!r:.120}",
-        advice="raise max.message.bytes of the topic, or find out what makes this record so large",
-    )
 
 
 def merge_rows(rows: list[PartitionRow]) -> list[PartitionRow]:

@@ -16,7 +16,7 @@ from infra.runtime.errors import FatalError
 from infra.runtime.kafka import make_producer
 from infra.runtime.settings import KafkaSettings
 from schemas.codec import SCHEMA_HEADER
-from streams.runtime.stage import Output, Row
+from streams.runtime.stage import Batch, Output, Row
 
 RECORD_OVERHEAD_BYTES = 512
 """Room left below `max.message.bytes` for the batch and record framing, the keys of headers and compression."""
@@ -56,16 +56,40 @@ class Sender(Protocol):
         ...
 
 
+class RecordTooLarge(FatalError):
+    """The broker would refuse a record."""
+
+
 class Limits:
     """How large a record of each topic may be."""
 
-    def __init__(self, limits_bytes: Mapping[str, int]) -> None:
-        """`limits_bytes`: `max.message.bytes` of every topic by bare name."""
+    def __init__(self, limits_bytes: Mapping[str, int], table_topic: str) -> None:
+        """`limits_bytes`: `max.message.bytes` of every topic by bare name; rows go to `table_topic`."""
         self._limits_bytes = {topic: limit - RECORD_OVERHEAD_BYTES for topic, limit in limits_bytes.items()}
+        self._table_topic = table_topic
 
     def fits(self, topic: str, size: int) -> bool:
         """Whether the broker would take a record of so many bytes, key and value together."""
         return size <= self._limits_bytes[topic]
+
+    def check(self, batch: Batch) -> None:
+        """Raise RecordTooLarge for the first record that the broker would refuse."""
+        limits = self._limits_bytes
+        for topic, _, key, value, _ in batch.outputs:
+            if value is not None and len(value) + (len(key) if key else 0) > limits[topic]:
+                raise self._too_large(topic, key, value)
+        limit = limits[self._table_topic]
+        for key, value, _ in batch.rows:
+            if value is not None and len(value) + len(key) > limit:
+                raise self._too_large(self._table_topic, key, value)
+
+    def _too_large(self, topic: str, key: bytes | None, value: bytes) -> RecordTooLarge:
+        size = len(value) + len(key or b"")
+        return RecordTooLarge(
+            f"a record of {size} bytes is above the topic's limit of {self._limits_bytes[topic]}",
+            where=f"{topic} key {key!r:.120}",
+            advice="raise max.message.bytes of the topic, or find out what makes this record so large",
+        )
 
 
 class KafkaSender:

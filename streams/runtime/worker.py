@@ -154,14 +154,13 @@ class Line:
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
             check_fence=self._fence.check,
         )
-        fits = Limits(selftest.limits_bytes(topics)).fits
+        limits = Limits(selftest.limits_bytes(topics), stage.table_topic)
         self.outbox = wiring.outbox(
             wiring.sender(sender),
             max_in_flight=settings.max_in_flight,
             check_fence=self._fence.check,
             on_cycle=self._figures.cycle,
-            fits=fits,
-            table_topic=stage.table_topic,
+            check_batch=limits.check,
         )
         reader = TableReader(settings.kafka, stage, group=settings.group)
         self.ownership = Ownership(
@@ -180,7 +179,7 @@ class Line:
             group=settings.group,
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
         )
-        isolation = Isolation(lanes, self.outbox, self.ownership.reload, input_topic=input_topic, fits=fits)
+        isolation = Isolation(lanes, self.outbox, self.ownership.reload, input_topic=input_topic, fits=limits.fits)
         self._intake = wiring.intake(
             lanes, self.outbox, input_topic=input_topic, log_start=self._log_start(reader), isolation=isolation
         )

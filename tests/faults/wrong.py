@@ -18,8 +18,9 @@ from infra.runtime.failpoints import Failpoints, armed_in
 from infra.runtime.lifecycle import run_service
 from infra.runtime.log import configure_logging
 from streams.runtime.breaking import BreakableSender, breaking
+from streams.runtime.inputs import Feed, InputRecord
 from streams.runtime.loading import Loaded, Reader
-from streams.runtime.outbox import Feed, InputRecord, Outbox
+from streams.runtime.outbox import Outbox
 from streams.runtime.sender import PartitionRow, Sender
 from streams.runtime.settings import VmsStreamSettings
 from streams.runtime.stage import Batch, Demand, Output, PartitionCore, Row

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from schemas.codec import NewerMajorError
-from streams.runtime.outbox import InputRecord
+from streams.runtime.inputs import InputRecord
 from streams.runtime.sender import DeliveryFailed, PartitionRow
 from streams.runtime.stage import WHOLE, Batch, Counts, Demand, Fits, Input, Marks, Output, Row
 from streams.runtime.trials import TRIAL_KEY, Trial, trial_of

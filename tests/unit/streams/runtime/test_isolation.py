@@ -14,6 +14,7 @@ from streams.runtime.intake import Intake
 from streams.runtime.isolation import Isolation
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox
+from streams.runtime.sender import RECORD_OVERHEAD_BYTES, Limits
 from streams.runtime.stage import WHOLE, PartitionCore
 from streams.runtime.trials import Trial
 from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
@@ -35,7 +36,7 @@ class Bench:
             max_in_flight=10_000,
             end=self.errors.append,
             calm_seconds=0.05,
-            fits=lambda topic, size: size <= LIMIT,
+            check_batch=Limits({"out": LIMIT + RECORD_OVERHEAD_BYTES, "table": 10_000}, "table").check,
         )
         self.cores: list[EchoCore] = []
         self.lanes: Lanes = {p: Lane(p, EchoCore(p), 0, BOUNDS, 0.0) for p in (0, 1)}

@@ -15,9 +15,9 @@ from streams.runtime.app import app_settings, require_raw
 from streams.runtime.health import Figures, Rising
 from streams.runtime.outbox import CycleReport, Receipt
 from streams.runtime.selftest import countable, require_stage, topics_of
-from streams.runtime.sender import RECORD_OVERHEAD_BYTES, Limits
+from streams.runtime.sender import RECORD_OVERHEAD_BYTES, Limits, RecordTooLarge
 from streams.runtime.settings import VmsStreamSettings
-from streams.runtime.stage import Output, PartitionLoader
+from streams.runtime.stage import Batch, Output, PartitionLoader, Row
 from streams.runtime.versions import TESTED, require_tested_versions
 from tests.unit.streams.runtime.doubles import FakeRecord, Journal, JournalFeed
 
@@ -65,9 +65,15 @@ def test_another_version_is_refused() -> None:
 
 
 def test_a_record_needs_room_for_its_framing() -> None:
-    fits = Limits({"vm.changes": 1_000 + RECORD_OVERHEAD_BYTES}).fits
-    assert fits("vm.changes", 1_000)
-    assert not fits("vm.changes", 1_001)
+    limits = Limits({"vm.changes": 1_000 + RECORD_OVERHEAD_BYTES, "vm.state": 2_000}, "vm.state")
+    assert limits.fits("vm.changes", 1_000)
+    assert not limits.fits("vm.changes", 1_001)
+    whole = Output("vm.changes", 0, b"vm-7", b"x" * 996, ())
+    limits.check(Batch([whole], [Row(b"vm-7", None, None)]))
+    with pytest.raises(RecordTooLarge, match=r"vm\.changes key b'vm-7': a record of 1001 bytes is above .* of 1000"):
+        limits.check(Batch([whole, whole._replace(value=b"x" * 997)], []))
+    with pytest.raises(RecordTooLarge, match=r"vm\.state key b'vm-7': a record of 2004 bytes"):
+        limits.check(Batch([], [Row(b"vm-7", b"x" * 2_000, None)]))
 
 
 def test_faust_decodes_nothing() -> None:
