@@ -101,6 +101,31 @@ def test_two_hosts_may_fall_silent_at_one_tick() -> None:
     assert report.looked_at["changes explained"] == 18
 
 
+@pytest.mark.parametrize("passed", ["changed", "whole"])
+def test_a_snapshot_passes_what_changed_or_all_of_it(passed: str) -> None:
+    """The gate holds back what is equal; a stage that lost its marks can not, and tells no lie."""
+    world = World()
+    before = {"identity": {"name": "vm0"}, "run": UP}
+    world.snapshot("alpha", {"vm0": before})
+    after = {**before, "identity": {"name": "renamed"}}
+    body = {
+        "kind": "snapshot", "snapshot_id": raw_id("second"), "part": 1, "parts": 1, "inventory": [raw_id("vm0")],
+        "vms": [{"vm_id": raw_id("vm0"), "facets": {name: msgpack.packb(value) for name, value in after.items()}}],
+    }  # fmt: skip
+    offset = world._report("alpha", body)
+    said = after if passed == "whole" else {"identity": after["identity"]}
+    world._observe("alpha", offset, {"vm0": said}, inventory=[raw_id("vm0")])
+    world._take("alpha", offset, "vm0", after)
+    fill(world)
+    report = verdict(world, injected_letters=0)
+    assert report.silent, report.text()
+    log = log_of(world, "vm.observations", "vm0")
+    batch = msgpack.unpackb(log[-1].value)
+    batch[5][0][7][0][1] = {"run": msgpack.packb(UP)}  # all but what changed
+    log[-1] = log[-1]._replace(value=msgpack.packb(batch))
+    only(verdict(world, injected_letters=0), Kind.DIFFERING, topic="vm.observations", vm=text_id("vm0"))
+
+
 def test_repeats_with_the_same_bytes_are_allowed(world: World) -> None:
     for topic in ("vm.changes", "vm.observations", "vm.state"):
         for partition, log in enumerate(world.logs.topics[topic]):
