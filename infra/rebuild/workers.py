@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import confluent_kafka
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from infra.runtime.errors import ConfigError, NeighbourUnreachable
 from infra.runtime.kafka import make_admin, make_consumer, unreachable
 from infra.runtime.settings import KafkaSettings
 
 STAGES: Final = ("hosts", "vms")
+PATIENCE_SECONDS = 20.0
+"""Two sessions of the default length."""
 _REQUEST_SECONDS = 15.0
+_ASK_SECONDS = 0.5
 
 
 def group_of(kafka: KafkaSettings, stage: str) -> str:
@@ -21,10 +26,29 @@ def group_of(kafka: KafkaSettings, stage: str) -> str:
     return f"{kafka.topic_prefix}deltavisor-{stage}"
 
 
-def require_stopped(kafka: KafkaSettings, groups: Sequence[str]) -> None:
-    """Raise ConfigError when a group has members. A worker that was killed counts until its session is over."""
-    futures = make_admin(kafka).describe_consumer_groups(list(groups), request_timeout=_REQUEST_SECONDS)
-    for group, future in futures.items():
+def require_stopped(kafka: KafkaSettings, groups: Sequence[str], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    """Return once no group has members. Raises ConfigError when one still has after a while.
+
+    Workers have static identities: one that was stopped counts until its session is over.
+    """
+    deadline = time.monotonic() + patience_seconds
+    # Kept in a variable: the answers of a client that is gone never come.
+    admin = make_admin(kafka)
+    while members := _members(kafka, admin, groups):
+        if time.monotonic() > deadline:
+            group, who = next(iter(members.items()))
+            raise ConfigError(
+                f"workers run ({', '.join(who)})",
+                where=f"consumer group {group}",
+                advice="stop the line, then try again; agents may go on",
+            )
+        time.sleep(_ASK_SECONDS)
+
+
+def _members(kafka: KafkaSettings, admin: AdminClient, groups: Sequence[str]) -> dict[str, list[str]]:
+    """Who is in which group; groups without members are left out."""
+    found = {}
+    for group, future in admin.describe_consumer_groups(list(groups), request_timeout=_REQUEST_SECONDS).items():
         try:
             members = future.result().members
         except KafkaException as error:
@@ -32,12 +56,8 @@ def require_stopped(kafka: KafkaSettings, groups: Sequence[str]) -> None:
                 continue
             raise unreachable(kafka, error) from error
         if members:
-            who = ", ".join(sorted(member.group_instance_id or member.client_id for member in members))
-            raise ConfigError(
-                f"{len(members)} workers run ({who})",
-                where=f"consumer group {group}",
-                advice="stop the line (agents may go on), wait ten seconds after a kill, then try again",
-            )
+            found[group] = sorted(member.group_instance_id or member.client_id for member in members)
+    return found
 
 
 def set_offsets(kafka: KafkaSettings, group: str, topic: str, offsets: Mapping[int, int]) -> None:
@@ -46,7 +66,8 @@ def set_offsets(kafka: KafkaSettings, group: str, topic: str, offsets: Mapping[i
         return
     places = [TopicPartition(kafka.topic_prefix + topic, part, offset) for part, offset in offsets.items()]
     asked = [ConsumerGroupTopicPartitions(group, places)]
-    for future in make_admin(kafka).alter_consumer_group_offsets(asked, request_timeout=_REQUEST_SECONDS).values():
+    admin = make_admin(kafka)
+    for future in admin.alter_consumer_group_offsets(asked, request_timeout=_REQUEST_SECONDS).values():
         try:
             result = future.result()
         except KafkaException as error:

@@ -162,10 +162,21 @@ class FleetInTest:
     """A simulated fleet with its agents in a thread of the test."""
 
     def __init__(
-        self, line: WholeLine, *, hosts: int, vms: int, seed: int = 7, life: str = "", life_rate: float = 0.0
+        self,
+        line: WholeLine,
+        *,
+        hosts: int,
+        vms: int,
+        seed: int = 7,
+        life: str = "",
+        life_rate: float = 0.0,
+        again: Fleet | None = None,
     ) -> None:
-        """`life`: phases, after which the fleet stays stable; without a rate only scripts happen."""
-        self.fleet = Fleet(hosts=hosts, vms=vms, seed=seed, clock=SystemClock())
+        """`life`: phases, after which the fleet stays stable; without a rate only scripts happen.
+
+        `again`: a fleet whose agents were stopped before and start anew.
+        """
+        self.fleet = again or Fleet(hosts=hosts, vms=vms, seed=seed, clock=SystemClock())
         phases = parse_phases(life)
         self._life = Life(self.fleet, rate=life_rate, phases=phases, seed=seed) if life_rate else None
         self.agent = SimulatedFleetAgent(line.agent_settings(), self.fleet, life=self._life, metrics=Metrics("agent"))
