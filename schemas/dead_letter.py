@@ -7,7 +7,7 @@
 | `dlq.reason` | one word, of a bounded set |
 | `dlq.error` | a sentence for people, at most 1,000 characters |
 | `dlq.time` | log-append time (UTC ns) of the original; the letter's own timestamp says when it was put aside |
-| `dlq.attempts` | how many processes or applications it took |
+| `dlq.attempts` | how often it was tried; missing for what ended processes, which the error log counts |
 | `dlq.host`, `dlq.vm` | whom it is about, as id text, where that is known |
 | `dlq.size` | bytes of the original, only where the value was cut |
 | `schema` | the original's |
@@ -34,7 +34,7 @@ def dead_letter_headers(
     error: str,
     schema: bytes | None,
     appended_at: int | None = None,
-    attempts: int = 1,
+    attempts: int | None = 1,
     host: str | None = None,
     vm: str | None = None,
     size: int | None = None,
@@ -47,9 +47,15 @@ def dead_letter_headers(
         ("dlq.stage", stage.encode()),
         ("dlq.reason", reason.encode()),
         ("dlq.error", error[:_ERROR_CHARACTERS].encode("utf-8", "replace")),
-        ("dlq.attempts", str(attempts).encode()),
     ]
-    for name, value in (("dlq.time", appended_at), ("dlq.host", host), ("dlq.vm", vm), ("dlq.size", size)):
+    further = (
+        ("dlq.attempts", attempts),
+        ("dlq.time", appended_at),
+        ("dlq.host", host),
+        ("dlq.vm", vm),
+        ("dlq.size", size),
+    )
+    for name, value in further:
         if value is not None:
             headers.append((name, str(value).encode()))
     if schema is not None:

@@ -21,6 +21,8 @@ from streams.runtime.stage import Input, Output
 MESSAGE_TARGET_BYTES = 768 * 1024
 """Estimated size at which another message is begun; real ones stay below 1 MiB."""
 _REPORT_BYTES = 160
+_ATTEMPTS: dict[str, int | None] = {"poison": 2, "too_large": 2, "crash": None}
+"""How often a dead letter was tried: whole, then with care."""
 _ID_BYTES = 18
 
 
@@ -100,6 +102,7 @@ class Outbound:
             error=error,
             schema=schema,
             appended_at=record.appended_at,
+            attempts=_ATTEMPTS.get(reason, 1),
             host=_host_text(record.key),
             size=size,
         )
@@ -200,7 +203,7 @@ def _pieces(report: ReportObservations, size: int) -> Iterator[Sized]:
     begin = filled = 0
     for at, size in enumerate(sizes):
         if at > begin and filled + size > budget:
-            yield msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[], answers=[]), filled
+            yield msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[], answers=None), filled
             begin, filled = at, 0
         filled += size
     yield msgspec.structs.replace(report, vms=report.vms[begin:]), rest + filled

@@ -78,7 +78,7 @@ class Intake:
             demand = lane.core.apply(given)
         except NewerMajorError as error:
             raise self.isolation.newer(given, error) from error
-        except MemoryError:
+        except (FatalError, MemoryError):
             raise
         except Exception as error:
             return error

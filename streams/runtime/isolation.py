@@ -107,7 +107,7 @@ class Isolation:
             demand = lane.core.isolate(given, trial.condemned, self._fits, before)
         except NewerMajorError as error:
             raise self.newer(given, error) from error
-        except MemoryError:
+        except (FatalError, MemoryError):
             raise
         except Exception as error:
             await self.failed(lane, feed, record, error)
@@ -183,7 +183,7 @@ class Isolation:
         self.isolated += 1
         try:
             return core.isolate(given, condemned, self._fits, lambda names: None)
-        except (MemoryError, NewerMajorError):
+        except (FatalError, MemoryError, NewerMajorError):
             raise
         except Exception as error:
             raise FatalError(

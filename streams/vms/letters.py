@@ -13,6 +13,8 @@ from streams.vms.turn import Turn
 STAGE: Final = "vms"
 DEAD_LETTERS: Final = "dead.letters"
 VM_OBSERVATIONS: Final = "vm.observations"
+_ATTEMPTS: Final[dict[str, int | None]] = {"poison": 2, "too_large": 2, "crash": None}
+"""Whole, then with care."""
 
 
 def reject_record(state: Partition, record: Input, error: str) -> None:
@@ -41,6 +43,7 @@ def put_aside(
         error=error,
         schema=record.schema,
         appended_at=record.appended_at,
+        attempts=_ATTEMPTS.get(reason, 1),
         host=None if host_id is None else uuid_text(host_id),
         vm=None if vm_id is None else uuid_text(vm_id),
         size=size,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from infra.runtime.errors import FatalError
 from schemas.change import Cause
 from schemas.codec import NewerMajorError, encode
 from schemas.ids import HostId, VmId, uuid_bytes
@@ -142,7 +143,8 @@ def _try(
     try:
         core.take(record, _without(batch, watch, before))
         _check_size(core.state, made, watch, fits)
-    except (MemoryError, NewerMajorError):
+    except (FatalError, MemoryError, NewerMajorError):
+        # Not the input's fault: a mark could not be written, or nothing may go on.
         raise
     except _TooLarge as problem:
         return Fault(watch.last, "too_large", str(problem))

@@ -13,6 +13,7 @@ from schemas.intent import INTENT_KEY, IntentCopy
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.status import Doubt, GoneReason, Status
 from schemas.vm_state import VmHead
+from streams.runtime.sender import DeliveryFailed
 from streams.runtime.stage import Input, Output
 from streams.vms import core as rules
 from streams.vms import timers
@@ -217,6 +218,15 @@ def test_every_vm_is_marked_before_it_is_applied(scene: Scene) -> None:
     record = batch_of(scene, *told)
     isolate(scene, record, before=lambda names: marks.append((list(names), len(scene.core.state.dirty_heads))))
     assert marks == [([GOOD], 0), ([BAD], 1), ([], 2)]
+
+
+def test_a_mark_that_can_not_be_written_is_nobody_s_fault(scene: Scene) -> None:
+    def undelivered(names: Sequence[bytes]) -> None:
+        raise DeliveryFailed("the broker is away")
+
+    with pytest.raises(DeliveryFailed):
+        isolate(scene, batch_of(scene, poison()), before=undelivered)
+    assert scene.core.state.suspects == set()
 
 
 def test_a_row_too_large_for_its_topic_quarantines_its_vm(scene: Scene) -> None:
