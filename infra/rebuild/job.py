@@ -11,7 +11,7 @@ from infra.rebuild import adopt, from_dump, from_postgres, sink
 from infra.rebuild.known import Known
 from infra.rebuild.rebuild import Rebuild, Rebuilt, Say, Standing, begun_at, look_at_hosts, look_at_vms
 from infra.rebuild.tables import hosts_tables, vms_tables
-from infra.rebuild.workers import STAGES, group_of, require_stopped, set_offsets
+from infra.rebuild.workers import STAGES, group_of, log_bounds, require_stopped, set_offsets
 from infra.runtime.errors import ConfigError, TopicMismatch
 from infra.runtime.settings import KafkaSettings, TopicSettings
 from infra.runtime.topics import ALL_TOPICS, HOST_CHANGES, VM_CHANGES, FoundTopic, TopicAdmin
@@ -76,6 +76,8 @@ def plan_rebuild(fleet: Fleet, *, dump: Path | None = None, say: Say) -> Rebuild
         raise TopicMismatch("; ".join(map(str, applied.problems)), where=f"Kafka at {fleet.kafka.bootstrap}")
     if applied.created:
         say(f"created {len(applied.created)} topics")
+        for topic in ALL_TOPICS:
+            log_bounds(fleet.kafka, topic, fleet.topics.partitions)
     found = dict(admin.require(ALL_TOPICS))
     partitions = fleet.topics.partitions
     known, sink_state = Known(), None

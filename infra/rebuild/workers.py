@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import confluent_kafka
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra.runtime.errors import ConfigError, NeighbourUnreachable
@@ -19,6 +18,9 @@ PATIENCE_SECONDS = 20.0
 """Two sessions of the default length."""
 _REQUEST_SECONDS = 15.0
 _ASK_SECONDS = 0.5
+_NOT_YET = frozenset(
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+)
 
 
 def group_of(kafka: KafkaSettings, stage: str) -> str:
@@ -80,16 +82,31 @@ def set_offsets(kafka: KafkaSettings, group: str, topic: str, offsets: Mapping[i
 
 
 def log_bounds(kafka: KafkaSettings, topic: str, partitions: int) -> dict[int, tuple[int, int]]:
-    """First and next offset of every partition of a topic (without prefix). Raises NeighbourUnreachable."""
+    """First and next offset of every partition of a topic (without prefix), also of one created just now.
+
+    Raises NeighbourUnreachable.
+    """
+    deadline = time.monotonic() + _REQUEST_SECONDS
     consumer = make_consumer(kafka, group_id="deltavisor-bounds")
     try:
         return {
-            part: consumer.get_watermark_offsets(
-                confluent_kafka.TopicPartition(kafka.topic_prefix + topic, part), timeout=_REQUEST_SECONDS
-            )
+            part: _bounds_of(consumer, TopicPartition(kafka.topic_prefix + topic, part), deadline)
             for part in range(partitions)
         }
     except KafkaException as error:
         raise unreachable(kafka, error) from error
     finally:
         consumer.close()
+
+
+def _bounds_of(consumer: Consumer, place: TopicPartition, deadline: float) -> tuple[int, int]:
+    """A partition that was created a moment ago has no leader yet."""
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(place, timeout=_REQUEST_SECONDS)
+        except KafkaException as error:
+            if time.monotonic() > deadline or error.args[0].code() not in _NOT_YET:
+                raise
+            time.sleep(_ASK_SECONDS)
+        else:
+            return low, high

@@ -76,7 +76,8 @@ class Disaster:
             try:
                 future.result(30)
             except KafkaException as error:
-                assert error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND, error
+                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise
 
     def create(self) -> None:
         """What `deltavisor topics apply` does."""
@@ -181,7 +182,7 @@ def test_everything_in_kafka_is_lost_and_one_host_stays_silent(disaster: Disaste
     disaster.delete(ALL_TOPICS)
     disaster.forget_groups()
     _begin_and_die(disaster)
-    assert "vms-1 (75)" in disaster.refused()
+    assert "(75)" in disaster.refused()
 
     disaster.command("rebuild", "--yes")
     assert "0 VMs and 0 hosts taken in" in disaster.command("rebuild", "--yes")
@@ -260,7 +261,7 @@ def test_p8_state_topic_is_cut(disaster: Disaster, lived: Fleet) -> None:
     admin = make_admin(kafka)
     for future in admin.delete_records(places).values():
         future.result(30)
-    assert "vms-1 (75)" in disaster.refused()
+    assert "(75)" in disaster.refused()
     disaster.command("rebuild", "--yes")
     disaster.line.start()
     with FleetInTest(disaster.line, hosts=3, vms=45, again=lived) as fleet:
