@@ -100,7 +100,7 @@ class InvalidRecord(DeltavisorError):
         super().__init__(
             reason,
             where=f"{topic}[{partition}]@{offset}",
-            advice="the record is dead-lettered; look at it with `deltavisor tail dead.letters`",
+            advice="the record is dead-lettered; look at it with `deltavisor dlq list`",
         )
         self.topic = topic
         self.partition = partition
