@@ -48,7 +48,10 @@ class HostEvent(IntEnum):
     RECOVERED = 5
     """The source is reachable again; a complete snapshot is asked for, CONFIRMED comes with it."""
     CONFIRMED = 6
-    """Same epoch and matching digest, or a complete snapshot: what this host said may be believed."""
+    """Same epoch and matching digest, or a complete snapshot: what this host said may be believed.
+
+    Said again with the end of each whole snapshot asked with force, for who lost evidence that we have.
+    """
     NEW_BOOT = 7
     """First report of another boot: nothing of the old boot runs any more; judged at CONFIRMED (rule S3)."""
     CONFLICT = 8
@@ -115,8 +118,8 @@ class ReportObservations(msgspec.Struct, frozen=True, array_like=True):
     """Part of a snapshot asked with force: what is equal is looked at all the same."""
     facet_sum: FacetSum | None = None
     """With a tick as evidence, once an hour."""
-    answers: list[RequestId] = []
-    """With the inventory of a whole snapshot: the requests that it answers."""
+    answers: list[RequestId] | None = None
+    """With the inventory of a whole snapshot: the requests that it answers, if any."""
 
 
 UNCHAINED = -2

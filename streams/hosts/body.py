@@ -55,7 +55,7 @@ class BodyReader:
         if row.conflict is None:
             self._judge_inventory(turn, body.inventory)
             if ended.whole:
-                turn.answers = body.answers[:MAX_ANSWERS]
+                turn.answers = body.answers[:MAX_ANSWERS] or None
         agreement.end_snapshot(row, ended, forced=body.force)
         turn.host.recompute()
         return ended, refused

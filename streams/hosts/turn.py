@@ -55,7 +55,7 @@ class Turn:
         self.sizes: dict[int, int] = {}
         """Estimated bytes of what is said to each vms partition."""
         self.inventory: dict[int, list[VmId]] | None = None
-        self.answers: list[RequestId] = []
+        self.answers: list[RequestId] | None = None
         """Requests that the whole snapshot ended by this input answers."""
         self.sums: list[FacetSum] | None = None
         """By vms partition."""

@@ -112,7 +112,12 @@ def _lose_if_of_another_boot(turn: Turn, vm: Vm, claim: Claim, host: Host) -> No
 
 
 def _confirmed(turn: Turn, host: Host) -> None:
-    """What it says may be believed (H2): doubts end, old boots are judged, remembered claims have their turn."""
+    """What it says may be believed (H2): doubts end, old boots are judged, remembered claims have their turn.
+
+    Told again at the end of a forced snapshot, which is news only for who lost evidence of this host.
+    """
+    if host.confirmed and not host.reasons & _ENDS_WITH_CONFIRMATION:
+        return
     host.confirmed = True
     host.confirmed_tick = turn.state.clock.ticks
     if host.reachability is not Reachability.DEGRADED:
