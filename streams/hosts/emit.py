@@ -203,7 +203,10 @@ def _pieces(report: ReportObservations, size: int) -> Iterator[Sized]:
     begin = filled = 0
     for at, size in enumerate(sizes):
         if at > begin and filled + size > budget:
-            yield msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[], answers=None), filled
+            yield (
+                msgspec.structs.replace(report, vms=report.vms[begin:at], inventory=None, host=[], answers=None),
+                filled,
+            )
             begin, filled = at, 0
         filled += size
     yield msgspec.structs.replace(report, vms=report.vms[begin:]), rest + filled
