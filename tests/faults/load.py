@@ -45,7 +45,7 @@ class LoadShape(NamedTuple):
     hosts: int = 16
     vms_per_host: int = 100
     changes_per_report: int = 20
-    changes_per_second: float = 2_500.0
+    changes_per_second: float = 2_200.0
 
 
 USUAL = LoadShape()
