@@ -26,8 +26,10 @@ class Adoption(msgspec.Struct, kw_only=True):
     """Partitions whose host.reports is another log -> the offset to go on from."""
     vms: dict[int, int] = {}
     """The same of vm.observations."""
-    heads: dict[bytes, tuple[int, int]] = {}
-    """(incarnation, version) of every VM and host."""
+    vm_heads: dict[bytes, tuple[int, int]] = {}
+    """(incarnation, version) of every VM."""
+    host_heads: dict[bytes, tuple[int, int]] = {}
+    """The same of hosts."""
 
 
 def look(kafka: KafkaSettings, partitions: int, found: dict[str, FoundTopic]) -> Adoption:
@@ -40,14 +42,14 @@ def look(kafka: KafkaSettings, partitions: int, found: dict[str, FoundTopic]) ->
         if one.foreign or one.beyond_the_end:
             adoption.hosts[partition] = _first(one)
         for host_id, host in one.core.hosts.items():
-            adoption.heads[host_id] = host.row.incarnation, host.row.version
+            adoption.host_heads[host_id] = host.row.incarnation, host.row.version
     for partition in range(partitions):
         other = vms.open(partition)
         _require_whole(other, found[VM_STATE].name)
         if other.foreign or other.beyond_the_end:
             adoption.vms[partition] = _first(other)
         for vm_id, vm in other.core.state.vms.items():
-            adoption.heads[vm_id] = vm.incarnation, vm.version
+            adoption.vm_heads[vm_id] = vm.incarnation, vm.version
     return adoption
 
 

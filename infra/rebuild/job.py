@@ -127,7 +127,8 @@ def run_rebuild(fleet: Fleet, plan: RebuildPlan, *, now_seconds: float, say: Say
         set_offsets(fleet.kafka, tables.group, tables.input_topic, work.done.offsets.get(tables.stage.name, {}))
     if fleet.database is not None and plan.sink_state is not None:
         topic_set = TopicAdmin(fleet.kafka, fleet.topics).topic_set
-        moved = sink.plan_positions(fleet.kafka, topic_set, plan.found, plan.sink_state, work.done.heads)
+        heads = {VM_CHANGES: work.done.vm_heads, HOST_CHANGES: work.done.host_heads}
+        moved = sink.plan_positions(fleet.kafka, topic_set, plan.found, plan.sink_state, heads)
         sink.move(fleet.database, moved)
         say(f"sink: {len(moved)} positions moved")
     return work.done
@@ -169,7 +170,8 @@ def plan_adoption(fleet: Fleet) -> AdoptionPlan:
     positions: list[Position] = []
     if fleet.database is not None:
         state = sink.read_sink(fleet.database, fleet.kafka)
-        positions = sink.plan_positions(fleet.kafka, admin.topic_set, found, state, stages.heads)
+        heads = {VM_CHANGES: stages.vm_heads, HOST_CHANGES: stages.host_heads}
+        positions = sink.plan_positions(fleet.kafka, admin.topic_set, found, state, heads)
     return AdoptionPlan(found=found, stages=stages, positions=positions)
 
 

@@ -54,8 +54,10 @@ class Rebuilt(msgspec.Struct, kw_only=True):
     partitions: int = 0
     offsets: dict[str, dict[int, int]] = {}
     """By stage: where its group goes on, of partitions that were written."""
-    heads: dict[bytes, tuple[int, int]] = {}
-    """Of every VM and host in the tables: (incarnation, version)."""
+    vm_heads: dict[bytes, tuple[int, int]] = {}
+    """Of every VM in the tables: (incarnation, version)."""
+    host_heads: dict[bytes, tuple[int, int]] = {}
+    """The same of hosts."""
 
 
 def look_at_hosts(tables: Tables[HostsCore], partitions: int) -> list[Standing]:
@@ -149,7 +151,7 @@ class Rebuild:
 
     def _see_hosts(self, core: HostsCore) -> None:
         for host_id, host in core.hosts.items():
-            self.done.heads[host_id] = host.row.incarnation, host.row.version
+            self.done.host_heads[host_id] = host.row.incarnation, host.row.version
 
     def vms(self, tables: Tables[VmsCore]) -> None:
         """Make vm.state whole, and publish what begins anew."""
@@ -164,7 +166,7 @@ class Rebuild:
                 self._write_vms(tables, one, missing)
                 self._say(f"vm.state[{partition}]: {len(missing)} VMs taken in, {len(state.vms)} in all")
             for vm_id, vm in state.vms.items():
-                self.done.heads[vm_id] = vm.incarnation, vm.version
+                self.done.vm_heads[vm_id] = vm.incarnation, vm.version
 
     def _write_vms(self, tables: Tables[VmsCore], one: Opened[VmsCore], missing: list[KnownVm]) -> None:
         core = one.core

@@ -74,11 +74,15 @@ def starts_of(kafka: KafkaSettings, topic: str, found: FoundTopic, sink: SinkSta
 
 
 def plan_positions(
-    kafka: KafkaSettings, topics: TopicSet, found: Mapping[str, FoundTopic], sink: SinkState, heads: Orders
+    kafka: KafkaSettings,
+    topics: TopicSet,
+    found: Mapping[str, FoundTopic],
+    sink: SinkState,
+    heads: Mapping[str, Orders],
 ) -> list[Position]:
     """The positions that have to move, none where the topics are those that the rows came from.
 
-    `heads`: where every VM and host stands in the tables of the stages.
+    `heads`: by topic, where every VM or host stands in the tables of the stages.
     """
     moved = []
     for topic in TOPICS:
@@ -92,7 +96,7 @@ def plan_positions(
         }
         if not wrong:
             continue
-        behind = _behind(_firsts(kafka, topics, topic), sink.orders, heads, now.partitions)
+        behind = _behind(_firsts(kafka, topics, topic), sink.orders, heads[topic], now.partitions)
         for part, low in wrong.items():
             offset = BEFORE_THE_START if part in behind else low
             moved.append(Position(topic=now.name, part=part, next_offset=offset, topic_id=now.topic_id))
