@@ -139,7 +139,8 @@ class Outgoing:
         changed = self.state.difference(view, {} if told_gone else None)
         if entry is not None:
             kept = {facet: value for facet, value in entry.facets.items() if facet not in view.facets}
-            if process_ended(view.facets.get(Facet.RUN), entry.facets.get(Facet.RUN)):
+            published = {} if told_gone else self.state.vms.get(view.vm_id, {})
+            if process_ended(view.facets.get(Facet.RUN), entry.facets.get(Facet.RUN) or published.get(Facet.RUN)):
                 kept = {facet: value for facet, value in kept.items() if facet not in RUN_FACETS}
             self.counts.coalesced += len(entry.facets) - len(kept)
             changed = {**kept, **changed}

@@ -10,6 +10,7 @@ from producers.agent.snapshots import Asked
 from producers.agent.source import VmView
 from schemas.codec import encode
 from schemas.facets import Facet, HostFacet
+from schemas.facets.guest import Guest
 from schemas.facets.host import HostReachability, StorageClaim
 from schemas.facets.identity import Identity
 from schemas.facets.run import Run
@@ -115,6 +116,15 @@ def test_a_vm_that_came_and_went_unsaid_is_never_mentioned() -> None:
     out.take_reading(reading(up(1)))
     out.take_reading(reading(gone=[(1, GoneReason.UNDEFINED)]))
     assert drain(out) == []
+
+
+def test_an_unsaid_guest_does_not_outlive_the_process_that_was_told() -> None:
+    out = opened(up(1))
+    out.take_reading(reading(VmView(vm_id=vm_id(1), facets={Facet.GUEST: Guest(fqdn="old")})))
+    restarted = VmView(vm_id=vm_id(1), facets={Facet.RUN: Run(status=Status.UP, process_id="2")})
+    out.take_reading(reading(restarted))
+    (report,) = drain(out)
+    assert set(changes(report).vms[0].facets) == {"run"}
 
 
 def test_a_vm_nothing_could_be_read_of_is_not_counted() -> None:

@@ -27,7 +27,7 @@ class FakeWriter(Writer):
         self.attempts = 0
         self.attempted = threading.Event()
 
-    def write(self, batch: Batch, prepared: Plan) -> Written:
+    def write(self, batch: Batch, prepared: Plan | None) -> Written:
         self.attempts += 1
         self.attempted.set()
         outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
@@ -129,7 +129,7 @@ def test_being_fenced_does_not_matter_once_given_up(make: Make) -> None:
     released = threading.Event()
 
     class Slow(FakeWriter):
-        def write(self, batch: Batch, prepared: Plan) -> Written:
+        def write(self, batch: Batch, prepared: Plan | None) -> Written:
             self.attempted.set()
             released.wait(WAIT_SECONDS)
             raise fenced()
