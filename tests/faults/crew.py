@@ -57,6 +57,8 @@ class Crew:
         self._thread = threading.Thread(target=self._run, name="crew")
         self.ended: list[Ended] = []
         self.said: deque[str] = deque(maxlen=KEPT_LINES)
+        self.errors: deque[str] = deque(maxlen=KEPT_LINES)
+        """Lines of the level error."""
         self.refused: list[str] = []
         """Parts that ended with a code after which no restart helps."""
 
@@ -110,6 +112,13 @@ class Crew:
         """Whether the armed point of the running process was hit."""
         with self._guard:
             return self._slots[name].fired
+
+    def has_appointment(self, name: str, seconds: float) -> bool:
+        """Whether the process was started with a failpoint, or the next will be, and may still come to it."""
+        with self._guard:
+            slot = self._slots[name]
+            young = slot.child is None or time.monotonic() - slot.started_at < seconds
+            return bool(slot.next_armed) or (bool(slot.armed) and young)
 
     def running(self, name: str) -> bool:
         """Whether there is a process."""
@@ -166,6 +175,8 @@ class Crew:
 
     def _heard(self, name: str, line: str) -> None:
         self.said.append(f"{name} | {line}")
+        if '"level": "error"' in line:
+            self.errors.append(f"{name} | {line}")
         if '"failpoint_fired"' in line:
             self._slots[name].fired = True
 

@@ -26,7 +26,7 @@ from typing import Any
 from infra.runtime.failpoints import POINTS
 from infra.stack.services import ServiceName
 from infra.stack.stack import Stack
-from tests.faults.crew import Crew, Ended
+from tests.faults.crew import Crew
 from tests.faults.faulty_line import Account, FaultyLine
 from tests.faults.load import Load, LoadShape
 from tests.faults.outage import away, own_stack
@@ -34,8 +34,11 @@ from tests.faults.shots import KILLED
 
 ROUND_SECONDS = 240.0
 """So long a line lives; what it wrote has to be read as a whole, which bounds the memory of the account."""
-KILL_EVERY_SECONDS = 5.0
-"""Mean time between two appointments. Each is one part, one time in four several; half of them are two deaths."""
+KILL_EVERY_SECONDS = 3.5
+"""Mean time between two strikes. Each is at one part, one time in four at several; most of them are two deaths."""
+APPOINTMENT_SECONDS = 25.0
+"""A part that was sent to a failpoint is left alone for so long, to come to it."""
+SHOWN_ERRORS = 12
 FROZEN_SECONDS = 12.0
 LONGEST_OUTAGE_SECONDS = 120.0
 SETTLE_SECONDS = 300.0
@@ -54,6 +57,8 @@ class Round:
     """Failpoints that were hit, and how often."""
     other_ends: dict[str, int]
     """Ends that were no kill: exit code, and how often."""
+    errors: list[str]
+    """What the parts said of the other ends, the last of it."""
     outage: str | None
     changes_per_second: float
     account: Account
@@ -113,19 +118,20 @@ def _round(stack: Stack, folder: Path, seed: int, seconds: float, number: int, o
             crew.wait_ready(seconds=SETTLE_SECONDS)
             line.settle(load, SETTLE_SECONDS)
             account = line.account(load)
-        ended = list(crew.ended)
-    return _told(seed, took, ended, f"{outage} {outage_seconds:.0f} s" if outage else None, rate, account)
+    away_for = f"{outage} {outage_seconds:.0f} s" if outage else None
+    return _told(seed, took, crew, away_for, rate, account)
 
 
 def _strike(crew: Crew, chance: random.Random) -> None:
-    """One part or several die now, or freeze; half of those that die meet a point in their next life."""
-    names = chance.sample(crew.names, chance.choice((1, 1, 1, 2 + chance.randrange(3))))
+    """One part or several die now, or freeze; most of those that die meet a point in their next life."""
+    free = [name for name in crew.names if not crew.has_appointment(name, APPOINTMENT_SECONDS)]
+    names = chance.sample(free, min(len(free), chance.choice((1, 1, 1, 2 + chance.randrange(3)))))
     for name in names:
-        if chance.random() < 0.5:
+        if chance.random() < 0.7:
             component = name.partition("-")[0]
             point = chance.choice([point for point in POINTS if point.startswith(f"{component}.")])
             crew.arm(name, f"{point}:kill:{_hit(point, chance)}")
-    if chance.random() < 0.02:
+    if names and chance.random() < 0.02:
         crew.signal(names[0], signal.SIGSTOP)
         time.sleep(FROZEN_SECONDS)
         crew.signal(names[0], signal.SIGCONT)
@@ -151,13 +157,15 @@ def _disarm(crew: Crew) -> None:
         crew.signal(name)
 
 
-def _told(seed: int, seconds: float, ended: list[Ended], outage: str | None, rate: float, account: Account) -> Round:
+def _told(seed: int, seconds: float, crew: Crew, outage: str | None, rate: float, account: Account) -> Round:
+    ended = crew.ended
     return Round(
         seed=seed,
         seconds=round(seconds, 1),
         kills=sum(1 for end in ended if end.code == KILLED),
         points=dict(sorted(Counter(end.armed.rpartition(":kill:")[0] for end in ended if end.fired).items())),
         other_ends=dict(sorted(Counter(str(end.code) for end in ended if end.code != KILLED).items())),
+        errors=[line[:400] for line in list(crew.errors)[-SHOWN_ERRORS:]],
         outage=outage,
         changes_per_second=round(rate, 1),
         account=account,
