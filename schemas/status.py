@@ -1,4 +1,4 @@
-"""Words for the state of a VM and of a host (domain §§2, 3)."""
+"""Words for the state of a VM and of a host (rules §2, §3)."""
 
 from enum import StrEnum
 
@@ -136,7 +136,7 @@ class Doubt(StrEnum):
 
 @at_hand
 class Reachability(StrEnum):
-    """What is known of a host (domain §3)."""
+    """What is known of a host (rules §3)."""
 
     UP = "up"
     SILENT = "silent"

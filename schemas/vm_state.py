@@ -122,7 +122,7 @@ class VmHead(Record, frozen=True, kw_only=True, omit_defaults=True):
     """All vm.observations up to here are applied to this VM: generation of that topic << 40 | offset."""
     claims: list[Claim] = []
     facets: dict[str, bytes] = {}
-    """The VM's own facets (its owner's, after the rules of domain §9): name -> normalised fingerprint."""
+    """The VM's own facets (its owner's, after rules §9): name -> normalised fingerprint."""
     managed: dict[str, Any] = {}
     intents: list[dict[str, Any]] = []
     timers: list[Timer] = []

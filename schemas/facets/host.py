@@ -35,7 +35,7 @@ class HostReachability(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class StorageClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One host's word about one storage domain (domain §11)."""
+    """One host's word about one storage domain (rules §11)."""
 
     name: Reported[Name | None] = None
     type: Reported[Name | None] = None

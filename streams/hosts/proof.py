@@ -1,4 +1,4 @@
-"""Proof that agent and stage hold the same: after every report, and what is asked where they do not (§4.4, H2)."""
+"""Proof that agent and stage hold the same: after every report, and what is asked if not (design §4.4, H2)."""
 
 import msgspec
 

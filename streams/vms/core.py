@@ -6,7 +6,7 @@
         1. each VM       admission A1-A5, then by who speaks:
              nobody knows the VM      births    A6          removed row   births   A7
              its owner                owner     S1-S3, S5, S7, S10, O2, O4, O7
-             another host             rivals    the table of domain §5, O1-O6
+             another host             rivals    the table of rules §5, O1-O6
              gone from the list       hosts     S2, O2, O9
         2. inventory     what is not in it is gone
         3. host events   silence, back, confirmed, new boot: H1-H6, S3

@@ -1,4 +1,4 @@
-"""What the owner's evidence does: the status rules (domain §6) and the source's side of a migration (O2, O4, O7)."""
+"""What the owner's evidence does: the status rules (rules §6) and the source's side of a migration (O2, O4, O7)."""
 
 from schemas.change import Cause, Exit
 from schemas.facets.run import Run

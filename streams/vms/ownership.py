@@ -1,4 +1,4 @@
-"""The table of ownership: what evidence of a host that is not the owner means (domain §5).
+"""The table of ownership: what evidence of a host that is not the owner means (rules §5).
 
 Only the table and the two ways of reading its axes; what a verdict does stands in `rivals`.
 """

@@ -1,4 +1,4 @@
-"""What evidence of a host that is not the owner does: the verdicts of the ownership table (domain §5, O1 to O7)."""
+"""What evidence of a host that is not the owner does: the verdicts of the ownership table (rules §5, O1 to O7)."""
 
 from collections.abc import Callable
 from typing import Final

@@ -111,7 +111,7 @@ CLEAN = [name for name in names() if name.startswith(("migration_s1_", "migratio
 
 @pytest.mark.parametrize("case", CLEAN)
 def test_the_first_orders_are_clean(case: str) -> None:
-    """One hand-over, never down, facets of D, same run (domain §5)."""
+    """One hand-over, never down, facets of D, same run (rules §5)."""
     changes = play(case).changes
     assert [change.cause for change in changes].count(Cause.HANDED_OVER) == 1
     assert all(change.status is not Status.DOWN for change in changes)

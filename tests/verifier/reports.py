@@ -1,6 +1,6 @@
 """The raw log `host.reports`: records of agents and ticks, checked as a trust boundary must.
 
-Not shared with the stages: what a record must be is restated here from docs/schemas and rules A5, M5, M7.
+Not shared with the stages: what a record must be is restated here from docs/schemas and rule A5; faults M5, M7.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def read_tick(message: Message) -> Tick:
 
 
 def check_home(message: Message, report: HostReport, partition: int, partitions: int) -> None:
-    """A host speaks for itself and in its own partition (M7); raises Unreadable."""
+    """A host speaks for itself and in its own partition (fault M7); raises Unreadable."""
     key = text_of(report.host).encode()
     _need(message.key == key, f"the key is {message.key!r:.60}, the report is of {key.decode()}")
     _need(partition_of(key, partitions) == partition, "the host belongs to another partition")

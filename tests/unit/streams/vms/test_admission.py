@@ -1,4 +1,4 @@
-"""Admission (domain §4): repeats, absent and empty facets, unknown fields, facets nobody can read."""
+"""Admission (rules §4): repeats, absent and empty facets, unknown fields, facets nobody can read."""
 
 import msgspec
 import pytest

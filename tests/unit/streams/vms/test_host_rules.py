@@ -1,4 +1,4 @@
-"""Silence, return and confirmation of hosts (domain §3), lateness and settling (O6), partitions left out."""
+"""Silence, return and confirmation of hosts (rules §3), lateness and settling (O6), partitions left out."""
 
 import pytest
 

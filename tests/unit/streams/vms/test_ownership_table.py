@@ -1,4 +1,4 @@
-"""Every cell of the table of domain §5, played through the core: the owner stands so, the other host says that."""
+"""Every cell of the table of rules §5, played through the core: the owner stands so, the other host says that."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Rules of domain §6 for the owner's evidence, and what a loss becomes."""
+"""The rules (§6) for the owner's evidence, and what a loss becomes."""
 
 import pytest
 
