@@ -16,7 +16,7 @@ from streams.runtime.loading import Loaded, Reader
 from streams.runtime.outbox import Outbox
 from streams.runtime.sender import DeliveryFailed, PartitionRow, Sender
 from streams.runtime.settings import REQUEST_TIMEOUT_SECONDS
-from streams.runtime.stage import Demand, Output, PartitionCore
+from streams.runtime.stage import PARTITION_KEY, Demand, Output, PartitionCore
 from streams.runtime.wiring import Wiring
 
 IN_FLUSH_SECONDS = 0.001
@@ -50,7 +50,10 @@ class BreakableSender:
         self._inner = inner
 
     def send(self, rows: Sequence[PartitionRow], outputs: Sequence[Output]) -> None:
-        """See Sender."""
+        """See Sender. What the runtime writes down about itself is no wave, and passes without a hit."""
+        if not outputs and all(row.row.key != PARTITION_KEY for row in rows):
+            self._inner.send(rows, outputs)
+            return
         points = self._points
         if outputs:
             points.hit("outbox.before_outputs")

@@ -113,12 +113,12 @@ class Crew:
         with self._guard:
             return self._slots[name].fired
 
-    def has_appointment(self, name: str, seconds: float) -> bool:
-        """Whether the process was started with a failpoint, or the next will be, and may still come to it."""
+    def at_rest(self, name: str, seconds: float) -> bool:
+        """Whether the process has lived for so long, and has no failpoint before it."""
         with self._guard:
             slot = self._slots[name]
-            young = slot.child is None or time.monotonic() - slot.started_at < seconds
-            return bool(slot.next_armed) or (bool(slot.armed) and young)
+            lived = time.monotonic() - slot.started_at
+            return slot.child is not None and not slot.next_armed and lived > seconds
 
     def running(self, name: str) -> bool:
         """Whether there is a process."""

@@ -34,10 +34,11 @@ from tests.faults.shots import KILLED
 
 ROUND_SECONDS = 240.0
 """So long a line lives; what it wrote has to be read as a whole, which bounds the memory of the account."""
-KILL_EVERY_SECONDS = 3.5
+KILL_EVERY_SECONDS = 3.0
 """Mean time between two strikes. Each is at one part, one time in four at several; most of them are two deaths."""
-APPOINTMENT_SECONDS = 25.0
-"""A part that was sent to a failpoint is left alone for so long, to come to it."""
+REST_SECONDS = 12.0
+"""A part lives at least so long between two strikes, and comes to its failpoint meanwhile: an input at which three
+processes in a row died is taken for poison, rightly."""
 SHOWN_ERRORS = 12
 FROZEN_SECONDS = 12.0
 LONGEST_OUTAGE_SECONDS = 120.0
@@ -124,7 +125,7 @@ def _round(stack: Stack, folder: Path, seed: int, seconds: float, number: int, o
 
 def _strike(crew: Crew, chance: random.Random) -> None:
     """One part or several die now, or freeze; most of those that die meet a point in their next life."""
-    free = [name for name in crew.names if not crew.has_appointment(name, APPOINTMENT_SECONDS)]
+    free = [name for name in crew.names if crew.at_rest(name, REST_SECONDS)]
     names = chance.sample(free, min(len(free), chance.choice((1, 1, 1, 2 + chance.randrange(3)))))
     for name in names:
         if chance.random() < 0.7:

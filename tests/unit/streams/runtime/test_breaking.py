@@ -10,10 +10,10 @@ from infra.runtime.failpoints import Failpoints, parse
 from streams.runtime.breaking import BreakableSender, breaking
 from streams.runtime.outbox import Outbox
 from streams.runtime.sender import DeliveryFailed, PartitionRow
-from streams.runtime.stage import Output, Row
+from streams.runtime.stage import PARTITION_KEY, Output, Row
 from streams.runtime.wiring import PLAIN
 
-ROWS = [PartitionRow(0, Row(b"row%d" % number, b"", None)) for number in range(3)]
+ROWS = [PartitionRow(0, Row(key, b"", None)) for key in (b"row0", b"row1", PARTITION_KEY)]
 OUTPUTS = [Output("out", 0, b"out%d" % number, b"", ()) for number in range(2)]
 
 
@@ -54,10 +54,10 @@ def _send(armed: str) -> list[bytes | None]:
         ("before_rows", []),
         ("row:kill:1", [b"row0"]),
         ("row:kill:2", [b"row0", b"row1"]),
-        ("rows_alone", [b"row0", b"row1", b"row2"]),
+        ("rows_alone", [b"row0", b"row1", PARTITION_KEY]),
         ("outputs_alone", [b"out0", b"out1"]),
-        ("outputs_delivered", [b"row0", b"row1", b"row2", b"out0", b"out1"]),
-        ("rows_delivered", [b"row0", b"row1", b"row2", b"out0", b"out1"]),
+        ("outputs_delivered", [b"row0", b"row1", PARTITION_KEY, b"out0", b"out1"]),
+        ("rows_delivered", [b"row0", b"row1", PARTITION_KEY, b"out0", b"out1"]),
     ],
 )
 def test_a_death_leaves_what_its_name_says(armed: str, durable: list[bytes]) -> None:
@@ -71,6 +71,13 @@ def test_a_dropped_report_is_a_failed_delivery_of_what_is_durable(point: str) ->
     with pytest.raises(DeliveryFailed):
         sender.send(ROWS, OUTPUTS)
     assert len(durable.keys) == len(ROWS) + len(OUTPUTS)
+
+
+def test_what_the_runtime_notes_of_itself_is_no_wave() -> None:
+    durable = Durable()
+    points = Failpoints("vms", parse("vms.outbox.before_rows,vms.outbox.row,vms.outbox.rows_delivered"), kill=_die)
+    BreakableSender(points, durable).send(ROWS[:1], ())
+    assert durable.keys == [b"row0"]
 
 
 def test_an_unarmed_flush_goes_through() -> None:
