@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 
 from infra.runtime import topics
+from schemas.rules import RULES_VERSION
 from streams.hosts.core import HostsConfig
 from streams.hosts.counting import METRICS
 from streams.hosts.emit import HostsTopics
 from streams.hosts.loader import HostsLoader
-from streams.hosts.policy import RULES_VERSION, HostsPolicy
+from streams.hosts.policy import HostsPolicy
 from streams.runtime.settings import HostsStreamSettings
 
 TOPICS = HostsTopics(

@@ -15,6 +15,7 @@ from schemas.host_rows import HostRow, PartitionRow, SnapshotProgress
 from schemas.ids import HostId, uuid_text
 from schemas.observation import HostEvent
 from schemas.report import Changes, HostReport, SnapshotPart
+from schemas.rules import RULES_VERSION
 from schemas.tick import TICK_KEY
 from streams.hosts import admission, agreement, hearing, publish, rows
 from streams.hosts.admission import Admission
@@ -23,7 +24,7 @@ from streams.hosts.counting import Tally
 from streams.hosts.emit import HostsTopics, Outbound
 from streams.hosts.gate import Refused
 from streams.hosts.poison import apply_with_care, isolate
-from streams.hosts.policy import RULES_VERSION, HostsPolicy
+from streams.hosts.policy import HostsPolicy
 from streams.hosts.proof import Proof, confirm
 from streams.hosts.silence import SilenceWatch
 from streams.hosts.state import Host, shown

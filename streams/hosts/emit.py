@@ -14,7 +14,7 @@ from schemas.dead_letter import dead_letter_headers, letter_value
 from schemas.ids import uuid_bytes, uuid_text
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.resync import ResyncRequest
-from streams.hosts.policy import RULES_VERSION
+from schemas.rules import RULES_VERSION
 from streams.hosts.turn import FACET_BYTES, VM_BYTES, Turn
 from streams.runtime.stage import Input, Output
 

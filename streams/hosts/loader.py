@@ -16,8 +16,8 @@ import msgspec
 from schemas.codec import NewerMajorError, RecordError, decode
 from schemas.host_rows import PARTITION_KEY, AppliedOf, HostRow, PartitionRow, VmRow
 from schemas.ids import HostId, VmId
+from schemas.rules import RULES_VERSION
 from streams.hosts.core import HostsConfig, HostsCore
-from streams.hosts.policy import RULES_VERSION
 from streams.hosts.rows import ids_of, marks_of
 from streams.hosts.state import Host, VmMarks
 from streams.runtime.stage import Kept

@@ -1,10 +1,7 @@
-"""The numbers that the rules of the hosts stage use, and the version of those rules."""
+"""The numbers that the rules of the hosts stage use."""
 
 from dataclasses import dataclass
 from math import ceil
-
-RULES_VERSION = 1
-"""Raised with every change of a rule that may give other outputs for the same inputs."""
 
 SECOND_NS = 1_000_000_000
 

@@ -13,8 +13,8 @@ from schemas.host_change import HostChange, HostReachabilityState, HostState
 from schemas.host_rows import HostRow, Silence
 from schemas.ids import uuid_text
 from schemas.observation import HostEvent
+from schemas.rules import RULES_VERSION
 from schemas.status import Reachability
-from streams.hosts.policy import RULES_VERSION
 from streams.hosts.state import Host, Shown, shown
 from streams.hosts.turn import Turn
 

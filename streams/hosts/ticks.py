@@ -4,8 +4,9 @@ from enum import StrEnum
 
 from schemas.codec import NewerMajorError, RecordError, decode, guard
 from schemas.host_rows import PartitionRow
+from schemas.rules import RULES_VERSION
 from schemas.tick import Tick, verify_tick
-from streams.hosts.policy import RULES_VERSION, HostsPolicy
+from streams.hosts.policy import HostsPolicy
 from streams.runtime.stage import Input
 
 TICK_LIMIT_BYTES = 512

@@ -26,6 +26,7 @@ from schemas.codec import NewerMajorError, RecordError, decode
 from schemas.ids import VmId
 from schemas.intent import INTENT_KEY
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
+from schemas.rules import RULES_VERSION
 from schemas.vm_state import Timer
 from streams.runtime.stage import Batch, Counts, Demand, Fits, Input, Marks
 from streams.vms import timers
@@ -39,7 +40,6 @@ from streams.vms.letters import reject_record
 from streams.vms.losses import judge_loss
 from streams.vms.owner import guest_is_up, on_owner
 from streams.vms.poison import concerns_suspects, isolate, isolate_intent
-from streams.vms.policy import RULES_VERSION
 from streams.vms.reasserting import reassert
 from streams.vms.removal import forget, remove_when_due
 from streams.vms.repairs import ask_due, take_answers

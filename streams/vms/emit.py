@@ -5,11 +5,11 @@ from typing import Any, Final
 from schemas.change import Cause, Evidence, change_id
 from schemas.codec import SCHEMA_HEADER, encode, header_of
 from schemas.ids import uuid_text
+from schemas.rules import RULES_VERSION
 from schemas.vm_change import VmChange, digest_of
 from streams.runtime.stage import Output
 from streams.vms.availability import doubts_of, shown_availability
 from streams.vms.facets import differences, prints_of
-from streams.vms.policy import RULES_VERSION
 from streams.vms.state import Partition, Vm
 from streams.vms.texts import text_of
 from streams.vms.turn import UNBORN, Proof, Turn, View, view_of

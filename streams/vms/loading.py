@@ -15,6 +15,7 @@ import msgspec
 
 from schemas.codec import NewerMajorError, RecordError, decode, header_of
 from schemas.ids import HostId, VmId, uuid_bytes
+from schemas.rules import RULES_VERSION
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import VmFacet, VmHead
 from streams.runtime.stage import PARTITION_KEY, Kept
@@ -23,7 +24,6 @@ from streams.vms.facets import NO_FACETS, SLOT_OF, pack_stored
 from streams.vms.intent_log import IntentLog
 from streams.vms.intents import VM_INTENTS
 from streams.vms.letters import VM_OBSERVATIONS
-from streams.vms.policy import RULES_VERSION
 from streams.vms.repairs import want
 from streams.vms.rows import (
     GENERATION_BITS,

@@ -1,12 +1,9 @@
-"""The numbers that the rules of the vms stage use, and the version of those rules.
+"""The numbers that the rules of the vms stage use.
 
 Durations are ticks of the stage's clock (one per second of a log that moves); `_ns` compares append times.
 """
 
 from typing import Final
-
-RULES_VERSION: Final = 1
-"""Raised with every change of a rule that may give other outputs for the same inputs."""
 
 SECOND_NS: Final = 1_000_000_000
 

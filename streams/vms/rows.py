@@ -18,6 +18,7 @@ import msgspec
 
 from schemas.codec import Record, SchemaVersion, encode, header_of
 from schemas.ids import BootId, HostId, RunId, VmId, uuid_bytes, uuid_text
+from schemas.rules import RULES_VERSION
 from schemas.status import Doubt, Reachability
 from schemas.vm_state import Claim as ClaimRow
 from schemas.vm_state import Position, VmFacet, VmHead
@@ -25,7 +26,7 @@ from streams.runtime.stage import PARTITION_KEY, Batch, Row
 from streams.vms.availability import shown_availability
 from streams.vms.clock import Clock, Source, Standing
 from streams.vms.facets import NAMES, Prints, marks, normal_of, prints_of, value_of
-from streams.vms.policy import BUCKET_TOKENS, RULES_VERSION
+from streams.vms.policy import BUCKET_TOKENS
 from streams.vms.requests import Repair
 from streams.vms.state import Claim, Host, Partition, Vm
 from streams.vms.texts import text_of

@@ -22,12 +22,13 @@ from schemas.ids import (
 from schemas.observation import HostEvent, ObservationBatch, ReportObservations
 from schemas.report import Changes, Farewell, Gone, HostReport, SnapshotPart, VmFacets
 from schemas.resync import ResyncRequest
+from schemas.rules import RULES_VERSION
 from schemas.status import GoneReason
 from schemas.tick import TICK_KEY, Tick, sign_tick
 from streams.hosts.app import TOPICS
 from streams.hosts.core import HostsConfig, HostsCore
 from streams.hosts.loader import HostsLoader
-from streams.hosts.policy import RULES_VERSION, SECOND_NS, HostsPolicy
+from streams.hosts.policy import SECOND_NS, HostsPolicy
 from streams.runtime.stage import Batch, Input, Output
 
 PARTITIONS = 3
