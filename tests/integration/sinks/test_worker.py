@@ -99,7 +99,7 @@ def test_a_stable_fleet_costs_nothing(make_sink: MakeSink, feeder: Feeder, admin
 
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(make_sink: MakeSink, feeder: Feeder, admin: Admin) -> None:
-    """S1, S2, S3, S5: SIGKILL under load, again and again."""
+    """Faults S1, S2, S3, S5: SIGKILL under load, again and again."""
     chance = random.Random(3)
     log = list(change_log(3, vms=60, changes=6_000))
     sink = make_sink()
@@ -128,7 +128,7 @@ def _publish_slowly(feeder: Feeder, log: list[VmChange]) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_stood_still_is_fenced(make_sink: MakeSink, feeder: Feeder, admin: Admin) -> None:
-    """S6: stopped under load past its session, its partitions move; when it wakes it may not write."""
+    """Fault S6: stopped under load past its session, its partitions move; when it wakes it may not write."""
     log = list(change_log(4, vms=30, changes=3_000))
     first = make_sink("first").start()
     ready(first)
@@ -163,7 +163,7 @@ def test_partitions_move_between_workers_under_load(make_sink: MakeSink, feeder:
 
 
 def test_cut_connections_are_made_anew(make_sink: MakeSink, feeder: Feeder, admin: Admin) -> None:
-    """S4, S14: every connection of the sink is cut, again and again, while it writes."""
+    """Faults S4, S14: every connection of the sink is cut, again and again, while it writes."""
     log = list(change_log(6, vms=30, changes=2_000))
     sink = make_sink().start()
     ready(sink)
@@ -188,7 +188,7 @@ def test_a_restart_of_the_database_is_sat_out(
     endpoints: Endpoints,
     how: signal.Signals,
 ) -> None:
-    """S7: nobody gives up while the database is away, and nothing is lost or doubled."""
+    """Fault S7: nobody gives up while the database is away, and nothing is lost or doubled."""
     log = list(change_log(7, vms=30, changes=2_000))
     sink = make_sink().start()
     ready(sink)

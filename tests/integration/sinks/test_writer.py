@@ -126,7 +126,7 @@ def test_hosts_are_written_with_vms(make_writer: MakeWriter, admin: Admin) -> No
 
 
 def test_a_zombie_is_fenced_and_leaves_nothing(make_writer: MakeWriter, admin: Admin) -> None:
-    """S6: the old owner still has a batch in its hands when another takes the partition over."""
+    """Fault S6: the old owner still has a batch in its hands when another takes the partition over."""
     log = list(change_log(2, vms=3, changes=60))
     zombie = Feed(make_writer())
     zombie.write(log[:20])
@@ -216,7 +216,7 @@ def test_partitions_are_made_while_rows_are_copied(make_writer: MakeWriter, data
 
 @pytest.mark.parametrize("cut", ["before", "after"])
 def test_a_commit_of_unknown_outcome_is_settled(make_writer: MakeWriter, admin: Admin, cut: str) -> None:
-    """S4: the connection is gone, and only the position says whether the batch is there."""
+    """Fault S4: the connection is gone, and only the position says whether the batch is there."""
     log = list(change_log(9, vms=2, changes=20))
     feed = Feed(make_writer())
     batch = feed.batch(log)
@@ -260,7 +260,7 @@ def test_a_lock_held_by_an_operator_is_waited_for(make_writer: MakeWriter, datab
     ],
 )
 def test_a_schema_that_is_not_ours_stops_the_sink(make_writer: MakeWriter, admin: Admin, damage: str) -> None:
-    """S13: nothing is committed, and the message says what to do."""
+    """Fault S13: nothing is committed, and the message says what to do."""
     log = list(change_log(11, vms=2, changes=20))
     feed = Feed(make_writer())
     admin.execute(damage.encode())
