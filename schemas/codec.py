@@ -3,7 +3,7 @@
 Every message carries the header `schema: <record>/<major>.<minor>`. A minor adds fields with defaults; a major is
 another topic or a migration. On internal records unknown fields are an error when the writer's minor is ours or
 lower (somebody wrote a field that this version does not have) and ignored above it; on public ones they are always
-ignored.
+ignored. An internal record of a later minor that can not be read even so is not damaged: this process is too old.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ class RecordError(ValueError):
 
 
 class NewerMajorError(RecordError):
-    """Written by a major version that this process does not know: it must not guess, it stops."""
+    """Written by a version that this process can not read: another major, or an internal record of a later minor.
+
+    It must not guess, it stops.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,16 +83,22 @@ def _decoder(kind: type[Record]) -> msgspec.msgpack.Decoder[Record]:
 def decode(kind: type[R], data: bytes, header: bytes | str | None) -> R:
     """Typed record of these bytes.
 
-    Raises NewerMajorError for another major, RecordError for another record, a missing header or a bad field.
+    Raises NewerMajorError for another major and for an internal record of a later minor that does not fit,
+    RecordError for another record, a missing header or a bad field.
     """
     if header is None:
         raise RecordError(f"{kind.__name__}: the message has no `schema` header")
+    later = header != header_of(kind) and _is_newer(kind, SchemaVersion.parse(header))
+    later_internal = later and kind.__struct_config__.forbid_unknown_fields
     try:
-        later = header != header_of(kind) and _is_newer(kind, SchemaVersion.parse(header))
-        if not (later and kind.__struct_config__.forbid_unknown_fields):
+        if not later_internal:
             return cast(R, _decoder(kind).decode(data))
         return msgspec.convert(_known_fields(kind, msgspec.msgpack.decode(data)), kind)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as problem:
+        if later_internal:
+            raise NewerMajorError(
+                f"{kind.__name__} of a later minor, this process knows {kind.SCHEMA}: {problem}"
+            ) from problem
         raise RecordError(f"{kind.__name__}: {problem}") from problem
 
 

@@ -185,7 +185,7 @@ class VmRow(Record, frozen=True, kw_only=True, array_like=True):
 class PartitionRow(Record, frozen=True, kw_only=True, array_like=True):
     """The partition itself."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="PartitionRow", major=1, minor=1)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="PartitionRow", major=1, minor=2)
 
     applied: int
     log: int
@@ -202,6 +202,8 @@ class PartitionRow(Record, frozen=True, kw_only=True, array_like=True):
     """Of host.state, when all hosts were last written to it."""
     table_start: int = 0
     """Where the log of the table may begin; a later beginning means that rows were cut off."""
+    newer_until: int = 0
+    """Inputs below this offset may follow newer rules: the stage was rolled back after they were written."""
 
 
 class AppliedOf(msgspec.Struct, frozen=True, array_like=True):

@@ -51,6 +51,8 @@ class HostsConfig:
     """Generation of the host.reports topic where the table does not say it."""
     another_log: frozenset[int] = frozenset()
     """Partitions of host.reports to be taken for another log than their table's, whatever the topic's id."""
+    newer_rules: bool = False
+    """Also take a table that newer rules wrote."""
     policy: HostsPolicy = field(default_factory=HostsPolicy)
 
 
@@ -87,6 +89,7 @@ class HostsCore:
         """Where the table's log may begin."""
         if row is not None and row.log < config.log:
             self.applied = -1
+            self.newer_until = 0
             self.gap(0, 0)
         if row is not None and row.state_topic_id not in ("", config.state_topic_id):
             self._show_again()
@@ -169,6 +172,15 @@ class HostsCore:
         self._close(turn)
         self._unsealed = True
 
+    @property
+    def newer_until(self) -> int:
+        """Inputs below this offset are taken although they follow newer rules."""
+        return self._ticks.newer_until
+
+    @newer_until.setter
+    def newer_until(self, offset: int) -> None:
+        self._ticks.newer_until = offset
+
     def touch(self) -> None:
         """The state was changed by no input: the next seal writes it."""
         self._unsealed = True
@@ -214,6 +226,7 @@ class HostsCore:
             topic_id=self._config.reports_topic_id,
             state_topic_id=self._config.state_topic_id,
             table_start=self.table_start,
+            newer_until=self.newer_until,
         )
 
     def drain_counts(self) -> list[Counts]:

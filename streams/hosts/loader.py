@@ -53,7 +53,9 @@ class HostsLoader:
     def kept(self) -> Kept | None:
         """See GuardedLoader."""
         row = self._last
-        return None if row is None else Kept(foreign=self._is_foreign(row), table_start=row.table_start)
+        if row is None:
+            return None
+        return Kept(foreign=self._is_foreign(row), table_start=row.table_start, rules_version=row.rules_version)
 
     def add(self, key: bytes, value: bytes | None, schema: bytes | None) -> None:
         """See PartitionLoader. Raises NewerMajorError and RecordError for a partition row it can not read."""
@@ -63,7 +65,8 @@ class HostsLoader:
             self._close_batch(self._read_partition(value, schema))
 
     def finish(self) -> HostsCore:
-        """See PartitionLoader. Raises RecordError when a row is none of ours."""
+        """See PartitionLoader. Raises NewerMajorError for newer rules, RecordError when a row is none of ours."""
+        self._require_known_rules()
         self._torn.clear()
         hosts: dict[HostId, Host] = {}
         vms: dict[HostId, dict[VmId, VmMarks]] = {}
@@ -112,12 +115,16 @@ class HostsLoader:
             raise NewerMajorError(f"{where}: {newer}; upgrade this worker") from newer
         except RecordError as problem:
             raise RecordError(f"{where}: {problem}; the table is damaged") from problem
-        if row.rules_version > RULES_VERSION:
-            raise NewerMajorError(
-                f"{where}: written under rules version {row.rules_version}, this worker knows {RULES_VERSION}; "
-                "run the newer version again"
-            )
         return row
+
+    def _require_known_rules(self) -> None:
+        """Only the last row counts: those before it may be of newer rules that were rolled back."""
+        row = self._last
+        if row is not None and row.rules_version > RULES_VERSION and not self._config.newer_rules:
+            raise NewerMajorError(
+                f"{self._where(PARTITION_KEY)}: written under rules version {row.rules_version}, this worker knows "
+                f"{RULES_VERSION}; run the newer version, or `deltavisor stream rollback hosts` to go back"
+            )
 
     def _where(self, key: bytes) -> str:
         return f"{self._config.topics.table}[{self._partition}] {key.decode('ascii', 'replace')}"

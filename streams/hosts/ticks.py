@@ -24,13 +24,15 @@ class Refusal(StrEnum):
 class Ticks:
     """Number and time of the newest tick of one partition, and since when silence is counted."""
 
-    __slots__ = ("at", "n", "owner", "restart_tick")
+    __slots__ = ("at", "n", "newer_until", "owner", "restart_tick")
 
     def __init__(self, row: PartitionRow | None) -> None:
         self.n = 0 if row is None else row.tick
         self.at = 0 if row is None else row.tick_at
         self.owner = b"" if row is None else row.tick_owner
         self.restart_tick = 0 if row is None else row.restart_tick
+        self.newer_until = 0 if row is None else row.newer_until
+        """Ticks below this offset count although they follow newer rules."""
 
     def refusal(self, tick: Tick, record: Input, policy: HostsPolicy, secret: bytes, topic_id: str) -> Refusal | None:
         """Why this tick must not count; None when it may. Raises NewerMajorError for newer rules.
@@ -43,7 +45,7 @@ class Ticks:
             return Refusal.OUT_OF_ORDER
         if self.n and record.appended_at < self.at + policy.tick_spacing_ns:
             return Refusal.EARLY
-        if tick.rules_version > RULES_VERSION:
+        if tick.rules_version > RULES_VERSION and record.offset >= self.newer_until:
             raise NewerMajorError(
                 f"host.reports[{record.partition}]@{record.offset}: a worker with rules version {tick.rules_version} "
                 f"makes the ticks, this one knows {RULES_VERSION}; upgrade it, or roll the newer one back"
@@ -62,12 +64,14 @@ class Ticks:
 
 
 def read_tick(record: Input) -> Tick | None:
-    """The tick in this record; None when it is none. Raises NewerMajorError for another major."""
+    """The tick in this record; None when it is none.
+
+    None also for another major: nobody can tell who signed it, and whoever may write here must not stop the stage.
+    Workers of that major wrote the partition row too, which does stop this one.
+    """
     try:
         guard(record.value, TICK_LIMIT_BYTES)
         tick = decode(Tick, record.value, record.schema)
-    except NewerMajorError:
-        raise
     except RecordError:
         return None
     return tick if 1 <= tick.n < 1 << 62 and len(tick.owner) == 16 else None

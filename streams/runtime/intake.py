@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from infra.runtime.errors import FatalError
+from infra.runtime.errors import FatalError, NewerVersion
 from infra.runtime.log import get_logger
 from schemas.codec import NewerMajorError
 from streams.runtime.continuity import Verdict, cross, judge
@@ -89,10 +89,14 @@ class Intake:
     async def _try(self, lane: Lane, feed: Feed, record: InputRecord, trial: Trial) -> None:
         """Apply an input that may be what ended the process before this one."""
         await self.isolation.begin(lane, trial)
-        if trial.attempts >= ISOLATED_FROM and record.offset == trial.offset:
-            await self.isolation.marked(lane, feed, record, trial)
-        elif (error := self._apply(lane, feed, record)) is not None:
-            await self.isolation.failed(lane, feed, record, error)
+        try:
+            if trial.attempts >= ISOLATED_FROM and record.offset == trial.offset:
+                await self.isolation.marked(lane, feed, record, trial)
+            elif (error := self._apply(lane, feed, record)) is not None:
+                await self.isolation.failed(lane, feed, record, error)
+        except NewerVersion:
+            await self.isolation.take_back(lane, trial)
+            raise
         if lane.next_offset < trial.until:
             await self._outbox.flush()
         else:

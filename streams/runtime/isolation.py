@@ -24,7 +24,7 @@ from streams.runtime.inputs import Feed, InputRecord, input_of
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox, Receipt
 from streams.runtime.stage import WHOLE, Demand, Fits, Input, PartitionCore
-from streams.runtime.trials import Trial, row_of
+from streams.runtime.trials import Trial, row_of, untried
 
 Reload = Callable[[Lane], Awaitable[PartitionCore]]
 """A fresh core of the lane's partition, from the table's log."""
@@ -88,6 +88,10 @@ class Isolation:
         if self._begun.get(lane.partition) is not lane:
             self._begun[lane.partition] = lane
             await self._outbox.write(lane.partition, row_of(trial))
+
+    async def take_back(self, lane: Lane, trial: Trial) -> None:
+        """Write down that this process ends for its own sake: the input is newer than itself."""
+        await self._outbox.write(lane.partition, row_of(untried(trial)))
 
     async def marked(self, lane: Lane, feed: Feed, record: InputRecord, trial: Trial) -> None:
         """Apply an input that ended processes before: alone, part by part, each marked beforehand."""

@@ -166,6 +166,8 @@ class Kept(NamedTuple):
     """The input is another topic than the one that the table was made from."""
     table_start: int
     """Where the table's log may begin; if it begins later, rows were cut off."""
+    rules_version: int = 0
+    """Rules under which the row was written."""
 
 
 @runtime_checkable

@@ -10,12 +10,15 @@ input written there knows that the one before it died without getting any furthe
 | 3 and later | that input part by part, each marked before it is applied; one that was marked at a death is left out |
 | 5 and later | if no part was ever marked at a death, nothing of that input |
 
-A worker that only loads, or gets no input, counts nothing; one that gets further begins at 1 again.
+A worker that only loads, or gets no input, counts nothing; one that gets further begins at 1 again. Nor does one that
+ends because the input is newer than itself: the input is right, and the next worker may be new enough.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Final
+
+import msgspec
 
 from schemas.codec import Record, SchemaVersion, decode, encode, header_of
 from streams.runtime.stage import WHOLE, Row
@@ -37,7 +40,7 @@ class Trial(Record, frozen=True, kw_only=True):
 
     offset: int
     attempts: int
-    """Processes that began here, this one included."""
+    """Processes that began here, this one included; 0: none that says anything about the input."""
     until: int = -1
     """Inputs below are applied alone."""
     parts: tuple[bytes, ...] = ()
@@ -48,7 +51,7 @@ class Trial(Record, frozen=True, kw_only=True):
 
 def next_trial(last: Trial | None, offset: int, end: int) -> Trial:
     """The trial of a process whose next input is at `offset` and whose input log ends at `end`."""
-    if last is None or not (last.offset == offset or last.offset <= offset < last.until):
+    if last is None or last.attempts < 1 or not (last.offset == offset or last.offset <= offset < last.until):
         return Trial(offset=offset, attempts=1)
     here = last.offset == offset
     condemned = [*last.condemned, *last.parts] if here else []
@@ -61,6 +64,11 @@ def next_trial(last: Trial | None, offset: int, end: int) -> Trial:
         until=max(last.until, min(end, offset + MOST_ALONE), offset + 1),
         condemned=tuple(dict.fromkeys(condemned)),
     )
+
+
+def untried(trial: Trial) -> Trial:
+    """What to write when this attempt says nothing about the input: as if it had not been made."""
+    return msgspec.structs.replace(trial, attempts=trial.attempts - 1, parts=())
 
 
 def row_of(trial: Trial) -> Row:

@@ -40,16 +40,19 @@ class VmsStage:
         topic_ids: Mapping[str, str],
         *,
         another_log: frozenset[int] = frozenset(),
+        newer_rules: bool = False,
         intent_secret: bytes = b"",
     ) -> None:
         """`another_log`: partitions of vm.observations to be taken for another log than their table's.
 
+        `newer_rules`: also take a table that newer rules wrote.
         `intent_secret`: key of the copies of intents; without it none is believed.
         """
         self.intent_secret = intent_secret
         self.intents_topic = VM_INTENTS
         self.intents_topic_id = topic_ids.get(VM_INTENTS, "")
         self._another_log = another_log
+        self._newer_rules = newer_rules
         self._partitions = partitions
         self._topic_ids = dict(topic_ids)
 
@@ -60,6 +63,7 @@ class VmsStage:
             self._partitions,
             self._topic_ids,
             another_log=partition in self._another_log,
+            newer_rules=self._newer_rules,
             intent_secret=self.intent_secret,
         )
 

@@ -174,6 +174,15 @@ class VmsCore:
         """The state was changed by no input (`taking_in`): the next seal writes it."""
         self._unsealed = True
 
+    @property
+    def newer_until(self) -> int:
+        """Inputs below this offset are taken although they follow newer rules."""
+        return self.state.newer_until
+
+    @newer_until.setter
+    def newer_until(self, offset: int) -> None:
+        self.state.newer_until = offset
+
     def drain_counts(self) -> list[Counts]:
         """Counts since the last call."""
         counts, self.state.counts = self.state.counts, type(self.state.counts)()
@@ -189,7 +198,7 @@ class VmsCore:
         except RecordError as problem:
             reject_record(self.state, record, str(problem))
             return None
-        if batch.rules_version > RULES_VERSION:
+        if batch.rules_version > RULES_VERSION and record.offset >= self.state.newer_until:
             raise NewerMajorError(
                 f"vm.observations[{record.partition}]@{record.offset} follows rules {batch.rules_version}, "
                 f"this program knows {RULES_VERSION}"

@@ -78,13 +78,15 @@ class VmsLoader:
         topic_ids: Mapping[str, str],
         *,
         another_log: bool = False,
+        newer_rules: bool = False,
         intent_secret: bytes = b"",
     ) -> None:
         """`another_log`: take vm.observations for another log than the table's, whatever its id.
 
-        `intent_secret`: what signs copies of intents.
+        `newer_rules`: also take a table that newer rules wrote. `intent_secret`: what signs copies of intents.
         """
         self._another_log = another_log
+        self._newer_rules = newer_rules
         self._state = Partition(partition, partitions)
         self._state.topic_id = topic_ids.get(VM_OBSERVATIONS, "")
         self._state.intents = IntentLog(intent_secret, topic_ids.get(VM_INTENTS, ""))
@@ -100,7 +102,9 @@ class VmsLoader:
     def kept(self) -> Kept | None:
         """See GuardedLoader."""
         row = self._partition
-        return None if row is None else Kept(foreign=self._is_foreign(row), table_start=row.table_start)
+        if row is None:
+            return None
+        return Kept(foreign=self._is_foreign(row), table_start=row.table_start, rules_version=row.rules_version)
 
     def _is_foreign(self, row: VmsPartitionRow) -> bool:
         topic_id = self._state.topic_id
@@ -223,9 +227,10 @@ class VmsLoader:
         row, state = self._partition, self._state
         if row is None:
             return
-        if row.rules_version > RULES_VERSION:
+        if row.rules_version > RULES_VERSION and not self._newer_rules:
             raise NewerMajorError(
-                f"vm.state[{state.number}] was written by rules {row.rules_version}, this program knows {RULES_VERSION}"
+                f"vm.state[{state.number}] was written by rules {row.rules_version}, this program knows "
+                f"{RULES_VERSION}; run the newer version, or `deltavisor stream rollback vms` to go back"
             )
         try:
             restore_clock(state.clock, row)
@@ -236,6 +241,7 @@ class VmsLoader:
         state.table_start = row.table_start
         state.generation = row.generation if same_log else row.generation + 1
         state.applied = row.applied if same_log else -1
+        state.newer_until = row.newer_until if same_log else 0
         state.floor = (row.generation << GENERATION_BITS) + row.applied
 
     def _restore_vm(self, key: bytes, rows: _VmRows, lost: set[HostId]) -> None:

@@ -54,7 +54,7 @@ class SourceRow(msgspec.Struct, frozen=True, array_like=True):
 class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far a partition of the stage is."""
 
-    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsPartitionRow", major=1, minor=1)
+    SCHEMA: ClassVar[SchemaVersion] = SchemaVersion(record="VmsPartitionRow", major=1, minor=2)
 
     applied: int
     """Offset in vm.observations."""
@@ -74,6 +74,8 @@ class VmsPartitionRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=T
     next_intent: int = 0
     """Offset in vm.intents of the first record that was not taken."""
     intents_topic_id: str = ""
+    newer_until: int = 0
+    """Inputs below this offset may follow newer rules: the stage was rolled back after they were written."""
 
 
 class VmsHostRow(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -359,6 +361,7 @@ def partition_row(state: Partition) -> VmsPartitionRow:
         next_intent=state.intents.next_offset,
         intents_topic_id=state.intents.topic_id,
         table_start=state.table_start,
+        newer_until=state.newer_until,
     )
 
 

@@ -220,6 +220,8 @@ class Partition:
         self.table_start = 0
         """Where the log of vm.state may begin."""
         self.applied = -1
+        self.newer_until = 0
+        """Inputs below this offset may follow newer rules."""
         self.floor = -1
         """Everything up to here is in the heads already, though the partition row does not say so (a torn batch)."""
         self.torn = -1

@@ -66,6 +66,13 @@ def test_internal_record_refuses_a_field_that_our_version_does_not_have() -> Non
         decode(ObservationBatch, msgpack.packb(message), header_of(ObservationBatch))
 
 
+def test_internal_record_of_a_later_minor_that_does_not_fit_is_newer_than_this_process() -> None:
+    message = msgpack.unpackb(encode(SAMPLES["ObservationBatch"]))
+    message[0] = "a word where a number was"
+    with pytest.raises(NewerMajorError, match=r"this process knows ObservationBatch/1\.1: .*\[0\]"):
+        decode(ObservationBatch, msgpack.packb(message), b"ObservationBatch/1.99")
+
+
 def test_internal_record_of_a_later_minor_is_read_without_its_new_field() -> None:
     message = [*msgpack.unpackb(encode(SAMPLES["ObservationBatch"])), "of a later minor"]
     assert decode(ObservationBatch, msgpack.packb(message), b"ObservationBatch/1.99") == SAMPLES["ObservationBatch"]

@@ -8,6 +8,7 @@ import pytest
 from schemas.codec import NewerMajorError, RecordError, decode, encode
 from schemas.host_rows import PARTITION_KEY, HostRow, PartitionRow, VmRow
 from schemas.observation import HostEvent
+from schemas.rules import RULES_VERSION
 from streams.hosts.core import HostsConfig
 from streams.hosts.loader import HostsLoader
 from streams.hosts.rows import ids_of
@@ -48,7 +49,7 @@ def test_batch_has_details_then_heads_then_the_partition(world: World) -> None:
     assert [row.key.count(b"/") for row in rows] == [1, 1, 1, 0, 0]
     assert rows[-1].key == PARTITION_KEY
     assert len({row.key for row in rows}) == len(rows)
-    assert [row.schema for row in rows] == [b"VmRow/1.0"] * 3 + [b"HostRow/1.0", b"PartitionRow/1.1"]
+    assert [row.schema for row in rows] == [b"VmRow/1.0"] * 3 + [b"HostRow/1.0", b"PartitionRow/1.2"]
 
 
 def test_heartbeat_writes_the_host_row_and_the_partition_row_only(world: World, agent: Agent) -> None:
@@ -132,7 +133,7 @@ def test_torn_first_batch_leaves_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["HostRow", "VmRow", "PartitionRow"])
 def test_row_of_a_newer_major_is_refused_with_its_place(world: World, kind: str) -> None:
-    header = f"{kind}/1.{int(kind == 'PartitionRow')}".encode()
+    header = f"{kind}/1.{2 * (kind == 'PartitionRow')}".encode()
     rows = [row._replace(schema=f"{kind}/2.0".encode()) if row.schema == header else row for row in rows_of(world)]
     rows = rows[-1:] if kind == "PartitionRow" else rows[:-1] + rows_of(world)[-1:]
 
@@ -146,13 +147,38 @@ def test_p12_row_of_newer_rules_is_refused() -> None:
     )
 
     with pytest.raises(NewerMajorError, match=r"rules version 2, this worker knows 1; run the newer version"):
-        load([Row(PARTITION_KEY, encode(row), b"PartitionRow/1.0")])
+        load([Row(PARTITION_KEY, encode(row), b"PartitionRow/1.0")]).finish()
+
+
+def test_w3_rows_of_newer_rules_that_were_rolled_back_are_history(world: World) -> None:
+    *details, last = rows_of(world)
+    newer = decode(PartitionRow, last.value or b"", last.schema)
+    newer = msgspec.structs.replace(newer, rules_version=2)
+
+    core = load([*details, last._replace(value=encode(newer)), last]).finish()
+
+    assert core.applied == newer.applied
+
+
+def test_w3_only_the_command_that_rolls_back_takes_a_table_of_newer_rules(world: World) -> None:
+    *details, last = rows_of(world)
+    newer = msgspec.structs.replace(decode(PartitionRow, last.value or b"", last.schema), rules_version=2)
+
+    loader = load([*details, last._replace(value=encode(newer))], config=replace(make_config(), newer_rules=True))
+    core = loader.finish()
+    core.newer_until = 99
+    core.touch()
+    written = core.seal().rows[-1]
+
+    assert loader.kept == Kept(foreign=False, table_start=0, rules_version=2)
+    row = decode(PartitionRow, written.value or b"", written.schema)
+    assert row == msgspec.structs.replace(newer, rules_version=RULES_VERSION, newer_until=99)
 
 
 def test_p8_loader_tells_an_empty_table_from_one_that_is_kept(world: World) -> None:
     assert load([]).kept is None
     assert load([row for row in rows_of(world) if row.key != PARTITION_KEY]).kept is None
-    assert load(rows_of(world)).kept == Kept(foreign=False, table_start=0)
+    assert load(rows_of(world)).kept == Kept(foreign=False, table_start=0, rules_version=RULES_VERSION)
 
 
 def test_b6_log_created_again_is_foreign_starts_at_its_beginning_and_distrusts_all(world: World, agent: Agent) -> None:
@@ -160,7 +186,7 @@ def test_b6_log_created_again_is_foreign_starts_at_its_beginning_and_distrusts_a
     loader = load(rows_of(world), config=config)
     core = loader.finish()
 
-    assert loader.kept == Kept(foreign=True, table_start=0)
+    assert loader.kept == Kept(foreign=True, table_start=0, rules_version=RULES_VERSION)
     assert core.applied == -1
     assert not core.hosts[agent.host_id].row.confirmed
     batch = core.seal()

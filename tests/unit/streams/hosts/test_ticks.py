@@ -75,6 +75,24 @@ def test_tick_of_newer_rules_stops_the_worker(world: World) -> None:
         world.core.apply(tick_input(1, offset=0, at=world.now, rules_version=2))
 
 
+def test_w3_tick_of_newer_rules_before_the_rollback_counts(world: World) -> None:
+    world.core.newer_until = 1
+
+    world.feed(tick_input(1, offset=0, at=world.now, rules_version=2))
+
+    assert world.counted == {("ticks_counted", ()): 1}
+    with pytest.raises(NewerMajorError):
+        world.core.apply(tick_input(2, offset=1, at=world.now + SECOND_NS, rules_version=2))
+
+
+def test_tick_of_another_major_is_refused_since_nobody_can_tell_who_signed_it(world: World) -> None:
+    tick = tick_input(1, offset=0, at=world.now)
+
+    world.feed(tick._replace(schema=b"Tick/2.0"))
+
+    assert world.counted == {("ticks_refused", ("malformed",)): 1}
+
+
 def test_h1_host_unheard_for_its_grace_is_silent(world: World) -> None:
     (agent,) = agents(1)
     start(world, agent)

@@ -67,6 +67,8 @@ class EchoCore:
         return self._answer(record, b"x" * 1_000 if record.key == b"large" else b"")
 
     def isolate(self, record: Input, condemned: Collection[bytes], fits: Fits, before: Marks) -> Demand:
+        if record.key == b"newer":
+            raise NewerMajorError("Work/2.0 was written by another major version")
         self.isolated.append((record.offset, tuple(condemned)))
         if record.key == b"hopeless" and WHOLE not in condemned:
             self._unsealable = True

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
-from infra.runtime.errors import FatalError
+from infra.runtime.errors import FatalError, NewerVersion
 from streams.runtime.continuity import InputBounds
 from streams.runtime.intake import Intake
 from streams.runtime.isolation import Isolation
@@ -16,7 +16,7 @@ from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox
 from streams.runtime.sender import RECORD_OVERHEAD_BYTES, Limits
 from streams.runtime.stage import WHOLE, PartitionCore
-from streams.runtime.trials import Trial
+from streams.runtime.trials import Trial, next_trial
 from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
 
 BOUNDS = InputBounds(start=0, end=0, committed=None)
@@ -246,3 +246,15 @@ def test_the_third_attempt_marks_every_part_and_takes_the_mark_away() -> None:
     assert isinstance(core, EchoCore)
     assert core.isolated == [(0, (b"other",))]
     assert bench.values() == [b"apart", b""]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 6])
+def test_an_input_that_is_newer_than_the_process_is_not_held_against_it(attempts: int) -> None:
+    bench = Bench(Trial(offset=0, attempts=attempts, until=1))
+
+    with pytest.raises(NewerVersion):
+        asyncio.run(bench.take(b"newer"))
+
+    written = bench.sender.trials[-1]
+    assert next_trial(written, 0, 100).attempts == attempts
+    assert bench.acknowledged() == []

@@ -162,3 +162,14 @@ def test_a_newer_major_or_newer_rules_stop_the_process(scene: Scene) -> None:
     newer = ObservationBatch(source=0, log=0, tick=1, tick_at=1, rules_version=2)
     with pytest.raises(NewerMajorError, match="rules 2"):
         scene.apply(encode(newer), header_of(ObservationBatch))
+    unreadable = encode(msgspec.structs.replace(newer, source="a word"))
+    with pytest.raises(NewerMajorError, match="of a later minor"):
+        scene.apply(unreadable, b"ObservationBatch/1.99")
+
+
+def test_w3_newer_rules_below_the_rollback_are_taken(scene: Scene) -> None:
+    newer = ObservationBatch(source=0, log=0, tick=1, tick_at=1, rules_version=2)
+    scene.core.newer_until = len(scene.log) + 1
+    scene.apply(encode(newer), header_of(ObservationBatch))
+    with pytest.raises(NewerMajorError, match="rules 2"):
+        scene.apply(encode(newer), header_of(ObservationBatch))

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from schemas.codec import NewerMajorError, RecordError, encode, header_of
+from schemas.codec import NewerMajorError, RecordError, decode, encode, header_of
 from schemas.facets.devices import Device, Devices
 from schemas.ids import uuid_text
+from schemas.rules import RULES_VERSION
 from schemas.vm_state import VmFacet, VmHead
 from streams.runtime.stage import PARTITION_KEY, Row
 from streams.vms.facets import SLOT_OF, value_of
@@ -157,6 +158,22 @@ def test_newer_rules_are_not_touched() -> None:
     loader.add(*partition_row(rules_version=2))
     with pytest.raises(NewerMajorError, match="rules 2"):
         loader.finish()
+
+
+def test_w3_a_table_of_newer_rules_is_rolled_back(scene: Scene) -> None:
+    *details, (key, value, schema) = rows(scene)
+    newer = msgspec.structs.replace(decode(VmsPartitionRow, value or b"", schema), rules_version=2)
+    loader = VmsLoader(0, 2, TOPIC_IDS, newer_rules=True)
+    for row in [*details, Row(key, encode(newer), schema)]:
+        loader.add(*row)
+    core = loader.finish()
+    core.newer_until = 77
+    core.touch()
+    written = core.seal().rows[-1]
+    assert loader.kept is not None
+    assert loader.kept.rules_version == 2
+    found = decode(VmsPartitionRow, written.value or b"", written.schema)
+    assert found == msgspec.structs.replace(newer, rules_version=RULES_VERSION, newer_until=77)
 
 
 def test_another_number_of_partitions_is_refused() -> None:
