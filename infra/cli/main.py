@@ -40,7 +40,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "republish": CommandEntry("infra.cli.republish", "Have VMs written to vm.state again."),
     "db": CommandEntry("infra.cli.db", "Migrate the database, or check it."),
     "agent": CommandEntry("infra.cli.agent", "Run one host agent."),
-    "stream": CommandEntry("infra.cli.stream", "Run one stream stage."),
+    "stream": CommandEntry("infra.cli.stream", "Run one stream stage, or roll one back."),
     "sink": CommandEntry("infra.cli.sink", "Run one sink."),
 }
 """In the order `--help` lists them."""

@@ -1,4 +1,4 @@
-"""``deltavisor stream hosts|vms``: one worker of a stream stage, in the foreground.
+"""``deltavisor stream hosts|vms``: one worker of a stream stage, in the foreground; ``rollback``: back to older rules.
 
 Several workers of a stage share its partitions; each needs a name of its own (`--worker-name`), which it keeps over
 restarts. The supervisor restarts a worker that ends with 69 to 73; 64 and 74 to 77 need a human.
@@ -7,6 +7,7 @@ restarts. The supervisor restarts a worker that ends with 69 to 73; 64 and 74 to
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,9 @@ from streams.runtime.settings import HostsStreamSettings, StreamSettings, VmsStr
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Run one worker of a stream stage in the foreground.\n\n"
-    "Ends with 0 when stopped in order, 64 for a bad setting, 69 when Kafka does not answer, 70 after a failed "
-    "delivery, 71 when it stood still too long, 72 when stuck, 73 when an input offset is missing, 74 when it met "
+    help="Run one worker of a stream stage in the foreground, or roll a stage back.\n\n"
+    "A worker ends with 0 when stopped in order, 64 for a bad setting, 69 when Kafka does not answer, 70 after a "
+    "failed delivery, 71 when it stood still too long, 72 when stuck, 73 when an input offset is missing, 74 when it met "
     "newer records or rules, 75 when the topics are not as declared.",
 )
 
@@ -71,6 +72,59 @@ def vms(
     from streams.vms.app import build
 
     _run(settings, build)
+
+
+class RolledBack(StrEnum):
+    """A stage that can be rolled back."""
+
+    HOSTS = "hosts"
+    VMS = "vms"
+
+
+@app.command()
+def rollback(
+    stage: Annotated[RolledBack, typer.Argument(help="hosts first, vms after it.")],
+    to_rules: Annotated[
+        int | None, typer.Option("--to-rules", help="Rules to go back to; those of this version when not said.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    stack: Annotated[str, typer.Option("--stack", help="Embedded stack to use when no broker is set.")] = "default",
+    bootstrap: BootstrapOption = None,
+    prefix: PrefixOption = None,
+    partitions: PartitionsOption = None,
+) -> None:
+    """Let workers of this version go on with what a newer version wrote.
+
+    Stop the newer workers of the stage, install the older version, and run its command: it looks whether it can read
+    every row and every input that is left, then writes each partition's own row again. No state changes, no input is
+    left out. Killed anywhere, run it again.
+
+    Ends with 0 when done or when there was nothing to do, 1 when you say no, 64 while workers run or hosts was not
+    rolled back yet, 69 when Kafka does not answer, 74 when something can not be read by this version, 75 when a table
+    is lost.
+    """
+    from infra.cli.mending import confirm, reported
+    from infra.cli.topics import TopicCommandSettings, embedded_bootstrap
+    from infra.rebuild.rollback import plan_rollback, run_rollback
+    from schemas.rules import RULES_VERSION
+
+    flags: dict[str, dict[str, Any]] = {
+        "kafka": {"bootstrap": bootstrap, "topic_prefix": prefix},
+        "topics": {"partitions": partitions},
+    }
+    with reported():
+        settings = TopicCommandSettings.load(config, os.environ, flags)
+        if "bootstrap" not in settings.kafka.model_fields_set and (embedded := embedded_bootstrap(stack)) is not None:
+            flags["kafka"]["bootstrap"] = embedded
+            settings = TopicCommandSettings.load(config, os.environ, flags)
+        chosen = RULES_VERSION if to_rules is None else to_rules
+        plan = plan_rollback(settings.kafka, settings.topics, stage.value, to_rules=chosen)
+        if plan.due:
+            confirm(plan.sentences(), yes=yes)
+            run_rollback(settings.kafka, settings.topics, plan, say=typer.echo)
+        else:
+            typer.echo(" ".join(plan.sentences()))
 
 
 def _flags(

@@ -112,10 +112,11 @@ def hosts_tables(
     log: int = 1,
     another_log: frozenset[int] = frozenset(),
     whole_batches: bool = False,
+    newer_rules: bool = False,
 ) -> Tables[HostsCore]:
     """The hosts stage's; `log`: generation of host.reports where the table does not say it.
 
-    `whole_batches`: leave out rows of a batch that is not finished.
+    `whole_batches`: leave out rows of a batch that is not finished. `newer_rules`: also take what newer rules wrote.
     """
     config = HostsConfig(
         topics=TOPICS,
@@ -125,6 +126,7 @@ def hosts_tables(
         state_topic_id=found[HOST_STATE].topic_id,
         log=log,
         another_log=another_log,
+        newer_rules=newer_rules,
     )
     stage = HostsStage(config)
     return Tables(kafka, WholeBatchStage(stage, stage.loader) if whole_batches else stage)
@@ -137,8 +139,9 @@ def vms_tables(
     *,
     another_log: frozenset[int] = frozenset(),
     whole_batches: bool = False,
+    newer_rules: bool = False,
 ) -> Tables[VmsCore]:
-    """The vms stage's."""
+    """The vms stage's; the rest as for the hosts stage's."""
     ids = {topic: description.topic_id for topic, description in found.items()}
-    stage = VmsStage(partitions, ids, another_log=another_log)
+    stage = VmsStage(partitions, ids, another_log=another_log, newer_rules=newer_rules)
     return Tables(kafka, WholeBatchStage(stage, stage.loader) if whole_batches else stage)
