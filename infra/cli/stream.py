@@ -23,8 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Run one worker of a stream stage in the foreground, or roll a stage back.\n\n"
     "A worker ends with 0 when stopped in order, 64 for a bad setting, 69 when Kafka does not answer, 70 after a "
-    "failed delivery, 71 when it stood still too long, 72 when stuck, 73 when an input offset is missing, 74 when it met "
-    "newer records or rules, 75 when the topics are not as declared.",
+    "failed delivery, 71 when it stood still too long, 72 when stuck, 73 when an input offset is missing, 74 when it "
+    "met newer records or rules, 75 when the topics are not as declared.",
 )
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (TOML).")]
