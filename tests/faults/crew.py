@@ -44,6 +44,7 @@ class _Slot:
         self.next_armed = ""
         self.fired = False
         self.held = False
+        self.may_refuse = False
         self.started_at = 0.0
 
 
@@ -97,6 +98,17 @@ class Crew:
         """Do not start this part again when it ends, or do so from now on."""
         with self._guard:
             self._slots[name].held = held
+
+    def become(self, name: str, argv: Sequence[str]) -> None:
+        """From its next start on this part is this command."""
+        with self._guard:
+            slot = self._slots[name]
+            slot.part = msgspec.structs.replace(slot.part, argv=tuple(argv))
+
+    def expect_refusal(self, name: str) -> None:
+        """The part will end with a code after which no restart helps; it is then held, as a supervisor does."""
+        with self._guard:
+            self._slots[name].may_refuse = True
 
     def lives(self, name: str) -> int:
         """How many processes of this part have ended."""
@@ -164,7 +176,11 @@ class Crew:
         lived = time.monotonic() - slot.started_at
         self.ended.append(Ended(slot.part.name, code, slot.armed, slot.fired, lived))
         slot.child = None
-        if not worth_restarting(code):
+        if worth_restarting(code):
+            return
+        if slot.may_refuse:
+            slot.may_refuse, slot.held = False, True
+        else:
             self.refused.append(f"{slot.part.name} ended with {code}")
 
     def _start(self, slot: _Slot) -> None:
