@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import ssl
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import confluent_kafka
 import msgspec
@@ -18,6 +20,7 @@ from infra.runtime.errors import ConfigError, NeighbourUnreachable
 from infra.runtime.settings import KafkaSettings
 
 KafkaConfig = dict[str, Any]
+Client = TypeVar("Client")
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """The largest batch any of our topics takes; librdkafka's default of 1 MB would refuse it."""
@@ -47,6 +50,9 @@ _AUTHENTICATION_CODES = frozenset(
         confluent_kafka.KafkaError.SASL_AUTHENTICATION_FAILED,
     }
 )
+_REFUSAL_SECONDS = 1.0
+"""After so long it is looked whether we were refused: asking on would only repeat a login that fails, until some
+brokers lock the account."""
 
 
 def client_config(settings: KafkaSettings) -> KafkaConfig:
@@ -110,17 +116,27 @@ def admin_config(settings: KafkaSettings, **tuning: Any) -> KafkaConfig:
 
 def make_producer(settings: KafkaSettings, **tuning: Any) -> confluent_kafka.Producer:
     """A producer; connects in the background, so a missing broker is not noticed here."""
-    return confluent_kafka.Producer({**producer_config(settings, **tuning), "logger": _logger})
+    return _made(confluent_kafka.Producer, producer_config(settings, **tuning), settings)
 
 
 def make_consumer(settings: KafkaSettings, *, group_id: str, **tuning: Any) -> confluent_kafka.Consumer:
     """A consumer; connects in the background, so a missing broker is not noticed here."""
-    return confluent_kafka.Consumer({**consumer_config(settings, group_id=group_id, **tuning), "logger": _logger})
+    return _made(confluent_kafka.Consumer, consumer_config(settings, group_id=group_id, **tuning), settings)
 
 
 def make_admin(settings: KafkaSettings, **tuning: Any) -> AdminClient:
     """An admin client; connects in the background, so a missing broker is not noticed here."""
-    return AdminClient({**admin_config(settings, **tuning), "logger": _logger})
+    return _made(AdminClient, admin_config(settings, **tuning), settings)
+
+
+def _made(make: Callable[[KafkaConfig], Client], config: KafkaConfig, settings: KafkaSettings) -> Client:
+    """The client. ConfigError when it can not use the files of its TLS settings."""
+    try:
+        return make({**config, "logger": _logger})
+    except confluent_kafka.KafkaException as error:
+        if not settings.security_protocol.uses_tls:
+            raise
+        raise _unusable_files(error.args[0].str()) from error
 
 
 def wait_for_kafka(settings: KafkaSettings, *, timeout_seconds: float = 5.0) -> None:
@@ -130,36 +146,79 @@ def wait_for_kafka(settings: KafkaSettings, *, timeout_seconds: float = 5.0) -> 
     """
     reasons: list[confluent_kafka.KafkaError] = []
     admin = make_admin(settings, error_cb=reasons.append)
-    try:
-        admin.list_topics(timeout=timeout_seconds)
-    except confluent_kafka.KafkaException as error:
-        admin.poll(0)  # hands what went wrong meanwhile to error_cb
-        raise unreachable(settings, error, reasons) from error
+    wait_for_answer(admin, settings, reasons, timeout_seconds=timeout_seconds)
+
+
+def wait_for_answer(
+    admin: AdminClient,
+    settings: KafkaSettings,
+    reasons: Sequence[confluent_kafka.KafkaError],
+    *,
+    timeout_seconds: float,
+) -> None:
+    """As wait_for_kafka, with a client that exists; `reasons` is what its ``error_cb`` fills."""
+    deadline = time.monotonic() + timeout_seconds
+    patience = min(_REFUSAL_SECONDS, timeout_seconds)
+    while True:
+        try:
+            admin.list_topics(timeout=patience)
+        except confluent_kafka.KafkaException as error:
+            admin.poll(0)  # hands what went wrong meanwhile to error_cb
+            patience = deadline - time.monotonic()
+            if patience <= 0 or _refusal(settings, reasons) is not None:
+                raise unreachable(settings, error, reasons) from error
+        else:
+            return
 
 
 def unreachable(
     settings: KafkaSettings,
     error: confluent_kafka.KafkaException,
-    reasons: list[confluent_kafka.KafkaError] | None = None,
+    reasons: Sequence[confluent_kafka.KafkaError] = (),
 ) -> ConfigError | NeighbourUnreachable:
     """The error to raise for a request no broker answered; ``reasons`` are what ``error_cb`` was told meanwhile."""
+    request = error.args[0]
+    if (refused := _refusal(settings, [request, *reasons])) is not None:
+        return refused
+    # What error_cb heard is the cause ("connection refused"); what the request raised is its consequence.
+    consequence = confluent_kafka.KafkaError._ALL_BROKERS_DOWN
+    causes = [reason.str() for reason in reasons if reason.code() != consequence]
+    # Neither shows in a code of its own: a plain client only sees its connection closed, one without a certificate too.
+    hint = (
+        "kafka.ssl_certificate_location, if the broker wants a certificate of ours"
+        if settings.security_protocol.uses_tls
+        else "a listener for TLS closes plain connections without a word"
+    )
+    return NeighbourUnreachable(
+        f"no broker answered ({causes[0] if causes else request.str()})",
+        where=f"Kafka at {settings.bootstrap}",
+        advice=f"start Kafka (`deltavisor stack up`), or mend kafka.bootstrap and kafka.security_protocol ({hint})",
+    )
+
+
+def _refusal(
+    settings: KafkaSettings, told: Sequence[confluent_kafka.KafkaError]
+) -> ConfigError | NeighbourUnreachable | None:
+    """What to raise when a broker is there and does not let us in, or is none that we trust; None when it is neither.
+
+    Without TLS in common it is transient: a certificate may have expired on the broker's side, and be renewed there.
+    """
     where = f"Kafka at {settings.bootstrap}"
-    told = [error.args[0], *(reasons or [])]
     if any(reason.code() in _AUTHENTICATION_CODES for reason in told):
         return ConfigError(
             "the broker refused our credentials",
             where=where,
             advice="check kafka.sasl_mechanism, kafka.sasl_username and kafka.sasl_password",
         )
-    # What error_cb heard is the cause ("connection refused"); what the request raised is its consequence.
-    consequence = confluent_kafka.KafkaError._ALL_BROKERS_DOWN
-    causes = [reason.str() for reason in told[1:] if reason.code() != consequence]
-    detail = causes[0] if causes else told[0].str()
-    return NeighbourUnreachable(
-        f"no broker answered ({detail})",
-        where=where,
-        advice="start Kafka (`deltavisor stack up`), or mend kafka.bootstrap and kafka.security_protocol",
-    )
+    of_tls = [reason.str() for reason in told if reason.code() == confluent_kafka.KafkaError._SSL]
+    if of_tls:
+        return NeighbourUnreachable(
+            f"no TLS with the broker ({of_tls[0]})",
+            where=where,
+            advice="check that kafka.ssl_ca_location signed the broker's certificate, that it names the host in "
+            "kafka.bootstrap, and whether the broker wants one of ours (kafka.ssl_certificate_location)",
+        )
+    return None
 
 
 class FaustBroker(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,7 +272,13 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
             password = settings.ssl_key_password.reveal() if settings.ssl_key_password is not None else None
             context.load_cert_chain(settings.ssl_certificate_location, settings.ssl_key_location, password)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"cannot use the TLS files ({error})", where="kafka.ssl_*", advice="check the paths and the PEM files"
-        ) from error
+        raise _unusable_files(str(error)) from error
     return context
+
+
+def _unusable_files(problem: str) -> ConfigError:
+    return ConfigError(
+        f"cannot use the TLS files ({problem})",
+        where="kafka.ssl_*",
+        advice="check the paths, the PEM files and kafka.ssl_key_password",
+    )

@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 )
 
 from infra.runtime.errors import ConfigError, DeltavisorError, NeighbourUnreachable, TopicMismatch
-from infra.runtime.kafka import make_admin, unreachable
+from infra.runtime.kafka import make_admin, unreachable, wait_for_answer
 from infra.runtime.settings import KafkaSettings, TopicSettings
 from infra.runtime.topic_declarations import (
     FoundTopic,
@@ -306,11 +306,7 @@ class TopicAdmin:
 
     def _probe(self) -> None:
         """Fail within seconds when no broker answers, instead of after the long time an admin request may take."""
-        try:
-            self._admin.list_topics(timeout=_PROBE_SECONDS)
-        except confluent_kafka.KafkaException as error:
-            self._admin.poll(0)  # hands what went wrong meanwhile to error_cb
-            raise unreachable(self._kafka, error, list(self._reasons)) from error
+        wait_for_answer(self._admin, self._kafka, self._reasons, timeout_seconds=_PROBE_SECONDS)
 
     def _failed(self, error: confluent_kafka.KafkaException, topic: str | None = None) -> DeltavisorError:
         """What to raise for a failed admin request: no answer is transient, a refusal is configuration."""

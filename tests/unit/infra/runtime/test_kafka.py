@@ -6,10 +6,12 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from infra.runtime.errors import ConfigError, NeighbourUnreachable
 from infra.runtime.kafka import (
@@ -17,9 +19,11 @@ from infra.runtime.kafka import (
     admin_config,
     consumer_config,
     faust_broker,
+    make_admin,
     make_consumer,
     make_producer,
     producer_config,
+    unreachable,
     wait_for_kafka,
 )
 from infra.runtime.settings import KafkaSettings, Secret, SecurityProtocol
@@ -138,3 +142,25 @@ def test_a_missing_broker_is_unreachable_with_address_cause_and_advice() -> None
     assert message.startswith(f"Kafka at {address}: no broker answered")
     assert "Connection refused" in message
     assert "deltavisor stack up" in message
+
+
+@pytest.mark.parametrize("make", [make_producer, make_admin])
+def test_files_that_librdkafka_can_not_use_are_a_configuration_error(make: Callable[[KafkaSettings], Any]) -> None:
+    settings = KafkaSettings(security_protocol=SecurityProtocol.SSL, ssl_ca_location=Path("/nowhere/ca.pem"))
+    with pytest.raises(ConfigError, match=r"kafka\.ssl_\*: cannot use the TLS files"):
+        make(settings)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        (KafkaError._AUTHENTICATION, ConfigError, "check kafka.sasl_mechanism"),
+        (KafkaError._SSL, NeighbourUnreachable, "check that kafka.ssl_ca_location signed"),
+        (KafkaError._TRANSPORT, NeighbourUnreachable, "deltavisor stack up"),
+    ],
+)
+def test_who_refuses_is_told_from_who_is_not_there(code: int, error: type[Exception], said: str) -> None:
+    consequence = KafkaException(KafkaError(KafkaError._TRANSPORT, "no metadata"))
+    found = unreachable(KafkaSettings(), consequence, [KafkaError(code, "the cause")])
+    assert isinstance(found, error)
+    assert said in str(found)
