@@ -104,8 +104,9 @@ class HostsLoader:
         for key, found in torn.items():
             if found is None:
                 self._rows.pop(key, None)
-            else:
+            elif _applied_by(found[0]) <= row.applied:
                 self._rows[key] = _newer(self._rows.get(key), Stored(*found, row.log))
+            # Else it is of a batch that was torn off before this one began, and says more than this one includes.
 
     def _read_partition(self, value: bytes, schema: bytes | None) -> PartitionRow:
         where = self._where(PARTITION_KEY)
@@ -134,7 +135,12 @@ def _newer(known: Stored | None, found: Stored) -> Stored:
     """A former owner's late row may stand behind a newer one."""
     if known is None or known.log != found.log:
         return found
+    return known if _applied_by(known.value) > _applied_by(found.value) else found
+
+
+def _applied_by(value: bytes) -> int:
+    """How far the writer of a row had read; -1 for a row that can not be read, which is said when it is decoded."""
     try:
-        return known if _applied.decode(known.value).applied > _applied.decode(found.value).applied else found
+        return _applied.decode(value).applied
     except msgspec.DecodeError:
-        return found
+        return -1
