@@ -52,6 +52,8 @@ class Change(NamedTuple):
     managed: Mapping[str, Any] | None
     row: int
     """Hash of the history row that must come of it."""
+    rules: int
+    """Version of the rules by which it was made."""
 
     @property
     def status(self) -> str:
@@ -105,6 +107,11 @@ def _facets(value: Mapping[str, Any]) -> dict[str, Marks | None]:
     }
 
 
+def under(rules: int, data: bytes) -> bytes:
+    """This change as if it had been made by these rules; raises Unreadable."""
+    return bytes(packb({**unpack_map(data), "rules_version": rules}))
+
+
 def read_vm_change(data: bytes) -> Change:
     """The change in these bytes; raises Unreadable."""
     try:
@@ -138,6 +145,7 @@ def _vm_change(value: dict[str, Any]) -> Change:
         (intern(value["status"]), reasons, _shared(value["host_id"]), value["ownership_epoch"],
          _shared(value["run_id"]), exit_),
         (intern(state), reason, reasons, since), _facets(value["facets"]), evidence, managed, row_hash(row),
+        value["rules_version"],
     )  # fmt: skip
 
 
@@ -176,7 +184,7 @@ def _host_change(value: dict[str, Any]) -> Change:
         value["host_id"], value["incarnation"], value["version"], value["change_id"], value["previous_digest"],
         value["state_digest"], value["observed_at"], value["detected_at"], value["cause"],
         (state, value["confirmed"], tuple(value["flags"]), *agent), (state, reason, (), since),
-        _facets(value["facets"]), evidence, None, row_hash(row),
+        _facets(value["facets"]), evidence, None, row_hash(row), value["rules_version"],
     )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ Per subject (a VM, or a host):
 
 - the record's key is the subject's id and its partition the key's;
 - a record at or below the last (incarnation, version) is a repeat: allowed when its bytes are those of the first time
-  (I11), else `differing`; one that was never there before is `out_of_order`;
+  (I11; by other rules: when the row of history would differ in their version alone), else `differing`; one that was
+  never there before is `out_of_order`;
 - versions of an incarnation count from 1: what never comes is a `hole` (I1);
 - `previous_digest` is the digest before (0 before version 1), else `broken_chain`;
 - `detected_at` never falls, and evidence of one host never lies before earlier evidence of it, else `out_of_order`;
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tests.verifier.changes import Change
+from tests.verifier.changes import Change, under
 from tests.verifier.facets import Marks
 from tests.verifier.findings import Finding, Kind, Report
 from tests.verifier.logs import Message
@@ -38,6 +39,7 @@ class Stored(NamedTuple):
     """Of its first appearance."""
     digest: int
     """Of the state after it."""
+    rules: int
 
 
 class Shown(NamedTuple):
@@ -91,7 +93,7 @@ class History:
             except Unreadable as problem:
                 self._found(Kind.DIFFERING, "I1", f"unreadable: {problem}", partition, message.offset, None)
                 continue
-            if self._take(partition, message, change):
+            if self._take(partition, message, change, decode):
                 yield message.offset, change
 
     def close(self) -> None:
@@ -133,7 +135,7 @@ class History:
             )
         )
 
-    def _take(self, partition: int, message: Message, change: Change) -> bool:
+    def _take(self, partition: int, message: Message, change: Change, decode: Callable[[bytes], Change]) -> bool:
         assert message.value is not None
         key = (change.subject, change.incarnation, change.version)
         data = hash64(message.value)
@@ -141,12 +143,17 @@ class History:
         place = (partition, message.offset, change)
         if known is not None:
             self._report.looked_at[f"repeats in {self._topic}"] += 1
-            if known.data != data:
+            if known.rules != change.rules:
+                self._report.looked_at[f"repeats in {self._topic} by other rules"] += 1
+                if decode(under(known.rules, message.value)).row != known.row:
+                    what = f"published before, at {known.offset}, by rules {known.rules}, and not the same"
+                    self._found(Kind.DIFFERING, "I11", what, *place)
+            elif known.data != data:
                 self._found(Kind.DIFFERING, "I11", f"published before, at {known.offset}, with other bytes", *place)
             return False
         if change.change_id != f"{change.subject}:{change.incarnation}:{change.version}":
             self._found(Kind.DIFFERING, "I3", f"its change_id is {change.change_id!r}", *place)
-        self.distinct[key] = Stored(data, change.row, partition, message.offset, change.digest)
+        self.distinct[key] = Stored(data, change.row, partition, message.offset, change.digest, change.rules)
         folded = self.subjects.get(change.subject)
         if folded is None:
             folded = self.subjects[change.subject] = Folded(partition)

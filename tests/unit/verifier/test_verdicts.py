@@ -257,6 +257,20 @@ def test_a_repeat_with_other_bytes_is_found(world: World) -> None:
     only(verdict(world), Kind.DIFFERING, invariant="I11", offset=len(log))
 
 
+@pytest.mark.parametrize("change", [{}, {"novelty": "of a newer minor"}, {"observed_at": START_NS}])
+def test_a_repeat_by_other_rules_says_the_same(world: World, change: dict[str, object]) -> None:
+    log = log_of(world, "vm.changes", "vm0")
+    again = altered(log[-1], lambda value: value.update(change, rules_version=2))
+    world.logs.rewrite("vm.changes", home_of("vm0"), [*log, again])
+    fill(world)
+    report = verdict(world)
+    assert report.looked_at["repeats in vm.changes by other rules"] == 1
+    if "observed_at" in change:
+        only(report, Kind.DIFFERING, invariant="I11", offset=len(log))
+    else:
+        assert report.silent, report.text()
+
+
 def test_falling_detected_at_and_foreign_evidence_are_found(world: World) -> None:
     log = log_of(world, "vm.changes", "vm0")
     offset = change_at(world, "vm0", 3)
