@@ -35,7 +35,7 @@ from schemas.ids import HostId
 from schemas.resync import ResyncRequest
 
 LONGEST_SLEEP_SECONDS = 0.5
-SHORTEST_SLEEP_SECONDS = 0.01
+SHORTEST_SLEEP_SECONDS = 0.005
 """Between two turns, whatever wakes the loop: confirmations come one by one, and a turn costs some 100 µs. What is due
 within this time happens together, at the end of it, and shares a report where it belongs to one host."""
 POLL_SECONDS = 0.005

@@ -37,7 +37,7 @@ class FetchPolicy(NamedTuple):
 
 UNSETTLED = FetchPolicy(wait_ms=100, least_bytes=1)
 QUIET = FetchPolicy(wait_ms=1_500, least_bytes=1)
-BUSY = FetchPolicy(wait_ms=10, least_bytes=64 * 1024)
+BUSY = FetchPolicy(wait_ms=5, least_bytes=64 * 1024)
 FETCH_SECONDS = 1.0
 """How long the drain waits for records before it looks whether it has to stop."""
 TURN_SECONDS = 0.02
