@@ -34,6 +34,7 @@ class FakeWriter(Writer):
         if outcome is not None:
             raise outcome
         self.written.append(batch.spans[0].expected)
+        assert prepared is not None
         return Written(changes=prepared.changes)
 
     def standing(self, spans: object) -> Standing:
