@@ -60,7 +60,7 @@ class Versions:
 
     def refuses(self, name: str, lives: int) -> None:
         """Wait until the part ended of itself, since it met something newer."""
-        self._crew.until(lambda: self._crew.lives(name) > lives, 60.0, f"{name} meets newer rules")
+        self._crew.until(lambda: self._crew.lives(name) > lives, 120.0, f"{name} meets newer rules")
         assert self._crew.last(name).code == ExitCode.NEWER_VERSION
 
 
