@@ -195,11 +195,18 @@ class HostsCore:
         """See PartitionCore."""
         if not self._unsealed:
             return Batch([], [])
+        batch = self.draft()
         self._unsealed = False
+        for host in self._dirty.values():
+            host.dirty_vms = {}
+        self._dirty = {}
+        return batch
+
+    def draft(self) -> Batch:
+        """What a seal would give. Takes the outputs, but marks no row as written; for callers that put all back."""
         ticks = self._ticks
         outputs = self._out.seal(ticks.n, ticks.at, self._policy.forward_ticks, self.applied)
-        dirty, self._dirty = self._dirty, {}
-        return Batch(outputs, rows.rows_of(dirty.values(), self._partition_row()))
+        return Batch(outputs, rows.rows_of(self._dirty.values(), self._partition_row()))
 
     @property
     def log(self) -> int:
@@ -210,7 +217,10 @@ class HostsCore:
         """Every row that the table has now, for a dump; nothing unsealed may be waiting."""
         for host in self.hosts.values():
             host.dirty_vms = dict.fromkeys(host.vms, host.row.applied)
-        return rows.rows_of(self.hosts.values(), self._partition_row())
+        found = rows.rows_of(self.hosts.values(), self._partition_row())
+        for host in self.hosts.values():
+            host.dirty_vms = {}
+        return found
 
     def _partition_row(self) -> PartitionRow:
         ticks = self._ticks

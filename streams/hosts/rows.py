@@ -16,13 +16,12 @@ PARTITION_HEADER = header_of(PartitionRow)
 
 
 def rows_of(hosts: Iterable[Host], partition: PartitionRow) -> list[Row]:
-    """Rows of these hosts and of the VMs that changed: details first, the partition last. Marks them as written."""
+    """Rows of these hosts and of the VMs that changed: details first, the partition last. Changes nothing."""
     details: list[Row] = []
     heads: list[Row] = []
     for host in hosts:
         details += _vm_rows(host)
         heads.append(Row(host.key, encode(host.row), HOST_HEADER))
-        host.dirty_vms = {}
     heads.append(Row(PARTITION_KEY, encode(partition), PARTITION_HEADER))
     return details + heads
 

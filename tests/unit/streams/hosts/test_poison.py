@@ -161,6 +161,26 @@ def test_a_tick_judges_all_but_the_host_at_fault(world: World, monkeypatch: pyte
     world.feed(tick_input(world.core.expected_tick, offset=world.offset, at=world.now + 10**9))
 
 
+def test_care_for_one_host_leaves_unsealed_rows_of_others(world: World) -> None:
+    suspect, other = Agent(host_at(0)), Agent(host_at(1))
+    world.started(suspect)
+    world.started(other)
+    world.hear(other.change({vm(1): {"run": b"A"}}))
+    isolate(world, inputs_of(suspect.change({POISON: {"run": b"r"}}), offset=world.offset, at=world.now))
+    assert world.core.suspects == {key_of(suspect.host_id)}
+    # One wave: the other says something, then the suspect something harmless, and only then it is sealed.
+    del suspect.vms[POISON]
+    wave = (other.change({vm(1): {"run": b"B"}}), suspect.heartbeat())
+    for report in wave:
+        world.core.apply(inputs_of(report, offset=world.offset, at=world.now))
+        world.offset += 1
+    world.seal()
+    key = key_of(other.host_id) + b"/" + key_of(vm(1))
+    assert key in {row.key for row in world.loader_rows[-1].rows}
+    world.reload()
+    assert world.hear(other.change({vm(1): {"run": b"A"}})).vms == {vm(1): ({"run": b"A"}, None)}
+
+
 def test_a_late_row_of_a_former_owner_is_written_over() -> None:
     world, agent = World(), Agent(host_at(0))
     world.started(agent)
