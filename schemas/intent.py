@@ -17,6 +17,10 @@ from schemas.text import Name
 INTENT_KEY = b"#intent"
 """Kafka key of a copy."""
 INTENT_LIMIT_BYTES = 64 * 1024
+LABEL_LIMIT_BYTES = 1024
+"""Of the key and of the schema header of an intent."""
+_STAND_IN = b"\xc1oversized: "
+"""Begins what is copied instead of an oversized intent; the first byte begins no record."""
 
 
 class Operation(StrEnum):
@@ -73,6 +77,31 @@ class IntentCopy(Record, frozen=True, kw_only=True, array_like=True, forbid_unkn
     """Header of the original."""
     value: bytes
     mac: bytes
+
+
+def fitted(copy: IntentCopy) -> IntentCopy:
+    """The copy, or one that says how large the parts of its original are where one of them is too large to be copied.
+
+    So a copy always fits into its topic, and whoever takes copies gets past the original.
+    """
+    key, schema, value = copy.key or b"", copy.schema or b"", copy.value
+    if len(value) <= INTENT_LIMIT_BYTES and max(len(key), len(schema)) <= LABEL_LIMIT_BYTES:
+        return copy
+    sizes = (
+        f"key of {len(key)} and schema of {len(schema)} bytes, at most {LABEL_LIMIT_BYTES} each; "
+        f"value of {len(value)} bytes, at most {INTENT_LIMIT_BYTES}"
+    )
+    return msgspec.structs.replace(
+        copy,
+        key=None if len(key) > LABEL_LIMIT_BYTES else copy.key,
+        schema=None if len(schema) > LABEL_LIMIT_BYTES else copy.schema,
+        value=_STAND_IN + sizes.encode("ascii"),
+    )
+
+
+def oversize_of(copy: IntentCopy) -> str | None:
+    """What `fitted` said of an original that was too large; None of any other."""
+    return copy.value[1:].decode("ascii", "replace") if copy.value.startswith(_STAND_IN) else None
 
 
 def sign_intent(secret: bytes, topic_id: str, partition: int, copy: IntentCopy) -> bytes:

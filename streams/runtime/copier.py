@@ -20,7 +20,7 @@ from infra.runtime.kafka import make_consumer, make_producer
 from infra.runtime.log import get_logger
 from infra.runtime.settings import KafkaSettings
 from schemas.codec import SCHEMA_HEADER, encode, header_of
-from schemas.intent import INTENT_KEY, IntentCopy, signed
+from schemas.intent import INTENT_KEY, IntentCopy, fitted, signed
 from streams.runtime.ending import EndProcess, end_process
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.stage import IntentCore
@@ -65,7 +65,7 @@ class CopySigner(msgspec.Struct, frozen=True, kw_only=True):
     topic_id: str
 
     def copies(self, partition: int, next_offset: int, originals: Sequence[Original]) -> list[bytes]:
-        """The bytes of copies of these records, the first of which is at or above `next_offset`."""
+        """The bytes of copies of these records, the first of which is at or above `next_offset`; see `fitted`."""
         previous, made = next_offset - 1, []
         for one in originals:
             copy = IntentCopy(
@@ -77,7 +77,7 @@ class CopySigner(msgspec.Struct, frozen=True, kw_only=True):
                 value=one.value,
                 mac=b"",
             )
-            made.append(encode(signed(self.secret, self.topic_id, partition, copy)))
+            made.append(encode(signed(self.secret, self.topic_id, partition, fitted(copy))))
             previous = one.offset
         return made
 
@@ -199,7 +199,7 @@ class Copier:
             self._end(error)
 
     async def copy(self) -> bool:
-        """Copy what the cores lack, if anything comes within a second; True when something was copied and applied."""
+        """Copy what the cores lack, if anything comes within a second; True when a core got further by it."""
         lanes = {lane.partition: lane for lane in self._lanes.values() if lane.caught_up} if self._settled() else {}
         if not lanes:
             return False
@@ -222,7 +222,7 @@ class Copier:
                 return False
             await asyncio.sleep(APPLY_POLL_SECONDS)
         self.copied += sum(len(copies[partition]) for partition in ends)
-        return bool(ends)
+        return any(_core(lanes[partition]).next_intent > wanted[partition] for partition in ends)
 
     def close(self) -> None:
         """Give thread and connection back; waits for a read under way."""

@@ -8,9 +8,9 @@ aside, counted and said to be unsupported.
 from typing import Final
 
 from schemas.codec import NewerMajorError, RecordError, decode, guard
-from schemas.dead_letter import dead_letter_headers
+from schemas.dead_letter import dead_letter_headers, letter_value
 from schemas.ids import VmId, key_of, partition_of, uuid_bytes
-from schemas.intent import INTENT_LIMIT_BYTES, Intent, IntentCopy, Operation, is_signed
+from schemas.intent import INTENT_LIMIT_BYTES, Intent, IntentCopy, Operation, is_signed, oversize_of
 from streams.runtime.stage import Input, Output
 from streams.vms.letters import DEAD_LETTERS, STAGE, VM_OBSERVATIONS
 from streams.vms.state import Partition, Vm
@@ -43,6 +43,9 @@ def take_intent(state: Partition, record: Input) -> None:
 
 def _take(state: Partition, copy: IntentCopy) -> None:
     try:
+        oversize = oversize_of(copy)
+        if oversize is not None:
+            raise RecordError(oversize)
         guard(copy.value, INTENT_LIMIT_BYTES)
         intent = decode(Intent, copy.value, copy.schema)
         vm_id = _vm_of(state, copy, intent)
@@ -104,6 +107,7 @@ def _put_aside(
     reason: str,
     error: str,
 ) -> None:
+    kept, size = letter_value(value)
     headers = dead_letter_headers(
         topic=topic,
         partition=state.number,
@@ -112,6 +116,7 @@ def _put_aside(
         reason=reason,
         error=error,
         schema=schema,
+        size=size,
     )
-    state.outputs.append(Output(DEAD_LETTERS, state.number, key, value, tuple(headers)))
+    state.outputs.append(Output(DEAD_LETTERS, state.number, key, kept, tuple(headers)))
     state.count("dead_letters_records", reason)

@@ -3,9 +3,11 @@
 import pytest
 
 from schemas.codec import decode, encode, header_of
+from schemas.dead_letter import LETTER_LIMIT_BYTES
 from schemas.ids import VmId, key_of, uuid_text
 from schemas.intent import INTENT_LIMIT_BYTES, Intent, IntentCopy, Operation, is_signed, sign_intent, signed
 from schemas.vm_state import VmFacet, VmHead
+from streams.runtime.copier import CopySigner, Original
 from tests.unit.streams.hosts.world import vm
 from tests.unit.streams.repair.line import INTENT_SECRET, TOPIC_IDS, Line
 
@@ -169,6 +171,40 @@ def test_an_intent_nobody_can_use_is_put_aside_and_the_next_counts(line: Line, v
 
     assert reasons(line) == [("vm.intents", reason)]
     assert outcomes(line)["republished"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "schema", "value"),
+    [
+        (key_of(VM), b"Intent/1.0", bytes(100 * 1024)),
+        (key_of(VM), b"Intent/1.0", bytes(4 * 1024 * 1024)),
+        (bytes(100 * 1024), b"Intent/1.0", intent()),
+        (key_of(VM), bytes(100 * 1024), intent()),
+    ],
+    ids=["100 KiB", "4 MiB", "key", "schema"],
+)
+def test_an_intent_too_large_to_be_copied_blocks_nobody(line: Line, key: bytes, schema: bytes, value: bytes) -> None:
+    partition = line.home_of(VM)
+    signer = CopySigner(secret=INTENT_SECRET, topic_id=TOPIC_IDS["vm.intents"])
+    originals = [Original(0, 1, key, schema, value), Original(1, 1, key_of(VM), b"Intent/1.0", intent())]
+
+    for copy in signer.copies(partition, 0, originals):
+        assert len(copy) < 8 * 1024
+        line.feed_copy(partition, copy)
+
+    assert reasons(line) == [("vm.intents", "malformed_intent")]
+    (letter,) = line.dead
+    assert f"value of {len(value)} bytes" in dict(letter.headers)["dlq.error"].decode()
+    assert outcomes(line) == {"malformed": 1, "republished": 1}
+    assert line.vms[partition].next_intent == 2
+
+
+def test_a_letter_of_a_huge_copy_is_cut(line: Line) -> None:
+    line.feed_copy(0, bytes(LETTER_LIMIT_BYTES + 5))
+
+    (letter,) = line.dead
+    assert len(letter.value or b"") == LETTER_LIMIT_BYTES
+    assert dict(letter.headers)["dlq.size"] == str(LETTER_LIMIT_BYTES + 5).encode()
 
 
 def test_an_unknown_vm_is_counted(line: Line) -> None:

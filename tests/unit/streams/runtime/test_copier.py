@@ -156,5 +156,18 @@ def test_a_partition_taken_away_meanwhile_is_left_to_others() -> None:
     assert [copy.offset for copy in log.written] == [0, 1]
 
 
+def test_copies_that_take_a_core_no_further_are_made_again_after_a_rest_only() -> None:
+    lanes = lanes_of(0)
+    core = lanes[0].core
+    assert isinstance(core, TakingCore)
+    core.take = lambda copy: None  # type: ignore[method-assign]
+    log = Log(lanes, range(2))
+    copier = Copier(lanes, log, log.send, SIGNER, settled=lambda: True)
+
+    assert asyncio.run(copier.copy()) is False
+    copier.close()
+    assert [copy.offset for copy in log.written] == [0, 1]
+
+
 def test_the_secret_is_not_shown() -> None:
     assert "secret" not in repr(SIGNER)
