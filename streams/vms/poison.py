@@ -107,8 +107,9 @@ def isolate(
 
 def isolate_intent(core: VmsCore, record: Input, condemned: Collection[bytes]) -> Demand:
     """Apply the copy of an intent, or put it aside; no VM is the worse for it."""
-    undo, fault = Undo(core.state), "applying it ended processes"
+    fault = "applying it ended processes"
     if not condemned:
+        undo = Undo(core.state)
         try:
             return core.take_intent(record)
         except (MemoryError, NewerMajorError):
@@ -116,6 +117,8 @@ def isolate_intent(core: VmsCore, record: Input, condemned: Collection[bytes]) -
         except Exception as problem:
             undo.restore()
             fault = f"{type(problem).__name__}: {problem}"
+        finally:
+            undo.stop()
     put_aside(core.state, record, record.value, reason="crash" if condemned else "poison", error=fault)
     core.skip(record)
     return Demand(records=2, urgent=True)
@@ -152,6 +155,7 @@ def _try(
         return Fault(watch.last, "poison", f"{type(problem).__name__}: {problem}")
     finally:
         core.make_turn = Turn
+        watch.undo.stop()
     return None
 
 

@@ -5,7 +5,7 @@ The public form of a row is `schemas.vm_state.VmHead`; `rows` converts.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from schemas.change import Exit
@@ -226,8 +226,8 @@ class Partition:
         """Everything up to here is in the heads already, though the partition row does not say so (a torn batch)."""
         self.torn = -1
         """Some head has everything up to here (a torn batch)."""
-        self.vms: dict[VmId, Vm] = {}
-        self.hosts: dict[HostId, Host] = {}
+        self.vms: MutableMapping[VmId, Vm] = {}
+        self.hosts: MutableMapping[HostId, Host] = {}
         self.orphans: dict[HostId, set[VmId]] = {}
         """Claims of hosts that have no row."""
         self.repairs: list[tuple[int, HostId]] = []

@@ -41,6 +41,12 @@ class TimerQueue:
         self._by_tick: list[tuple[int, VmId, str]] = []
         self._by_time: list[tuple[int, VmId, str]] = []
 
+    def copy(self) -> "TimerQueue":
+        """A queue of the same entries; entries never change, so only the heaps are copied."""
+        other = TimerQueue()
+        other._by_tick, other._by_time = self._by_tick.copy(), self._by_time.copy()
+        return other
+
     def push(self, vm_id: VmId, timer: Timer) -> None:
         if timer.due_tick is not None:
             heapq.heappush(self._by_tick, (timer.due_tick, vm_id, timer.kind))

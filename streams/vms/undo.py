@@ -1,17 +1,20 @@
 """What a partition was at one moment, to go back to when applying an input went wrong half way.
 
-Taking one costs a shallow copy of everything the partition holds, so it is done only for an input that failed before.
-VMs, of which there may be a million, are copied when a turn opens them: rules open a VM before they touch it.
+A suspect may be spoken of all the time, so this costs in proportion to what an input touches: VMs, of which there may
+be a million, are copied when a turn opens them (rules open a VM before they touch it), hosts with their lists of claims
+when they are looked up. The rest is small, but for the timers, whose heaps are copied as they are.
 """
 
 from copy import deepcopy
 from typing import Any
 
 from schemas.ids import HostId, VmId
+from streams.vms.journal import Journal
 from streams.vms.state import Claim, Host, Partition, Vm
+from streams.vms.timers import TimerQueue
 from streams.vms.turn import Turn
 
-_KEPT_APART = frozenset({"hosts"})
+_KEPT_APART = frozenset({"hosts", "orphans", "vms"})
 _FINAL = (int, str, bytes, frozenset, tuple, type(None))
 
 _Slots = list[Any]
@@ -36,29 +39,43 @@ class VmCopy:
 
 
 class Undo:
-    """The partition as it was when this was made, for as long as every VM that is touched is told to `keep`."""
+    """The partition as it was when this was made, for as long as every VM that is touched is told to `keep`.
+
+    Watches the partition until `stop` or `restore`.
+    """
 
     def __init__(self, state: Partition) -> None:
         self._state = state
         self._fields = {name: _copied(value) for name, value in vars(state).items() if name not in _KEPT_APART}
-        self._hosts: dict[HostId, tuple[Host, _Slots]] = {
-            host_id: (host, [_copied(getattr(host, name)) for name in Host.__slots__])
-            for host_id, host in state.hosts.items()
-        }
+        self._orphans = {host_id: claims.copy() for host_id, claims in state.orphans.items()}
+        self._hosts: dict[HostId, tuple[Host, _Slots]] = {}
         self._vms: dict[VmId, VmCopy] = {}
+        self._host_journal = Journal(state.hosts, self._keep_host)
+        self._vm_journal = Journal(state.vms)
+        state.hosts, state.vms = self._host_journal, self._vm_journal
 
     def keep(self, vm: Vm) -> None:
         """Remember this VM before it is touched."""
         if vm.id not in self._vms:
             self._vms[vm.id] = VmCopy(vm)
 
+    def _keep_host(self, host: Host) -> None:
+        if host.id not in self._hosts:
+            self._hosts[host.id] = host, [_copied(getattr(host, name)) for name in Host.__slots__]
+
+    def stop(self) -> None:
+        """Watch no more; what was remembered can still be restored."""
+        self._state.hosts, self._state.vms = self._host_journal.held, self._vm_journal.held
+
     def restore(self) -> None:
         """Make everything what it was. Once."""
+        self.stop()
         vars(self._state).update(self._fields)
-        self._state.hosts = {}
-        for host_id, (host, values) in self._hosts.items():
+        self._state.orphans = self._orphans
+        self._host_journal.put_back()
+        self._vm_journal.put_back()
+        for host, values in self._hosts.values():
             _set(host, values)
-            self._state.hosts[host_id] = host
         for vm in self._vms.values():
             vm.restore()
 
@@ -100,7 +117,7 @@ class WatchedTurn(Turn):
 def _copied(value: Any) -> Any:
     if isinstance(value, _FINAL):
         return value
-    return value.copy() if isinstance(value, dict | list | set) else deepcopy(value)
+    return value.copy() if isinstance(value, dict | list | set | TimerQueue) else deepcopy(value)
 
 
 def _slots(held: Vm | Claim) -> _Slots:

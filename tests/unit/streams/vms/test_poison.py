@@ -8,7 +8,7 @@ import pytest
 
 from schemas.codec import decode, encode, header_of
 from schemas.facets.console import Console
-from schemas.ids import AgentEpoch, VmId, uuid_text
+from schemas.ids import AgentEpoch, BootId, VmId, uuid_text
 from schemas.intent import INTENT_KEY, IntentCopy
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.status import Doubt, GoneReason, Status
@@ -20,7 +20,8 @@ from streams.vms import timers
 from streams.vms.births import birth
 from streams.vms.poison import rows_of
 from streams.vms.rows import heads_of
-from tests.unit.streams.vms.scene import TOPIC_IDS, VM, Scene, changes_in, facets_of, run
+from streams.vms.undo import Undo
+from tests.unit.streams.vms.scene import TOPIC_IDS, VM, Scene, changes_in, facets_of, host_id, run
 
 BAD = VmId(bytes([0xBA] * 16))
 GOOD = VmId(bytes([0x60] * 16))
@@ -261,6 +262,61 @@ def test_a_timer_that_raises_is_stopped_with_its_vm(scene: Scene, monkeypatch: p
     scene.tick(10)
     assert [request.reason for request in scene.requests][-1] == "quarantine"
     assert timers.POWERING_UP not in {timer.kind for timer in restarted(scene).state.vms[BAD].timers}
+
+
+def test_care_costs_what_the_input_touches_and_not_what_the_partition_holds(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Copyable(set[VmId]):
+        """Counts how often it is copied."""
+
+        copies = 0
+
+        def copy(self) -> set[VmId]:
+            type(self).copies += 1
+            return set(self)
+
+    class Uncopied(dict[Any, Any]):
+        """All of the partition."""
+
+        def copy(self) -> Any:
+            raise AssertionError("the whole partition is copied")
+
+        def items(self) -> Any:
+            raise AssertionError("the whole partition is looked at")
+
+    def deep(queue: Any, memo: Any) -> Any:
+        raise AssertionError("timers are copied one by one")
+
+    isolate(scene, batch_of(scene, poison()))
+    for number in range(40):
+        scene.host(f"other{number}")
+    state = scene.core.state
+    state.vms, state.hosts = Uncopied(state.vms), Uncopied(state.hosts)
+    for host in state.hosts.values():
+        host.claims = Copyable(host.claims)
+    monkeypatch.setattr(timers.TimerQueue, "__deepcopy__", deep, raising=False)
+    record = batch_of(scene, poison(), VmObservation(GOOD, facets_of("S", run("paused", pause="user"))))
+    scene.apply(record.value, record.schema)
+    assert [letter["dlq.reason"] for letter in letters(scene.outputs)] == ["poison", "poison"]
+    assert scene.last.status is Status.PAUSED
+    assert 1 <= Copyable.copies <= 4, "of the host that spoke, once for each try"
+    assert (type(state.vms), type(state.hosts)) == (Uncopied, Uncopied)
+
+
+def test_a_host_first_heard_in_what_is_put_back_is_as_unknown_as_before(scene: Scene) -> None:
+    state = scene.core.state
+    stranger, boot = host_id("E"), BootId(bytes(16))
+    state.orphans[stranger] = {GOOD}
+    undo = Undo(state)
+    state.host(stranger, 0, boot).claims.add(BAD)
+    del state.vms[GOOD]
+    state.hosts[scene.speakers["S"].id].claims.clear()
+    undo.restore()
+    assert stranger not in state.hosts
+    assert state.orphans == {stranger: {GOOD}}
+    assert state.hosts[scene.speakers["S"].id].claims == {GOOD, BAD}
+    assert set(state.vms) == {GOOD, BAD}
 
 
 def test_an_input_that_nobody_can_be_blamed_for_is_put_aside_whole(
