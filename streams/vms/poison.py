@@ -5,7 +5,8 @@ for its topic, all is put back and tried again without the VM that was worked on
 what would have come if nobody had said anything about that VM.
 
 A quarantined VM is `unknown/quarantined` until its owner's next complete word: one VM of a forced snapshot, a first
-claim, or its leaving. What is said of it meanwhile is applied, with the same care.
+claim, or its leaving. What is said of it meanwhile is applied, with the same care; where the snapshot asked for failed
+for it too, something that can be applied again is the reason to ask once more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from schemas.observation import ObservationBatch, ReportObservations, VmObservat
 from streams.runtime.stage import WHOLE, Demand, Fits, Input, Marks, Row
 from streams.vms.emit import publish
 from streams.vms.letters import put_aside
+from streams.vms.policy import ASK_MOST_TICKS
 from streams.vms.repairs import ask
 from streams.vms.rows import seal
 from streams.vms.state import Partition, Vm
@@ -335,11 +337,13 @@ def _lift(
     known: set[tuple[HostId, VmId]],
     at_fault: Collection[VmId],
 ) -> None:
-    """End the quarantine of VMs whose owner said everything of them, or that left its list."""
+    """End the quarantine of VMs whose owner said everything of them, or that left its list; or ask for everything."""
     state = core.state
     complete: dict[VmId, tuple[HostId, ReportObservations]] = {}
+    spoken: set[tuple[HostId | None, VmId]] = set()
     for report in batch.reports:
         for one in report.vms:
+            spoken.add((report.host_id, one.vm_id))
             if report.force or one.gone is not None or (report.host_id, one.vm_id) not in known:
                 complete[one.vm_id] = report.host_id, report
     for vm_id in sorted(state.suspects - set(at_fault)):
@@ -355,3 +359,6 @@ def _lift(
             if not vm.quarantined:
                 state.suspects.discard(vm_id)
                 state.count("quarantines", "lifted")
+        elif vm.owner is not None and (vm.owner, vm_id) in spoken:
+            # Its last snapshot may hold what never can be applied while changes can: so as seldom as any need is asked.
+            ask(state, vm.owner, "quarantine", wait_ticks=ASK_MOST_TICKS)

@@ -25,8 +25,8 @@ _REQUEST_HEADERS: Final = ((SCHEMA_HEADER, header_of(ResyncRequest)),)
 _UNHEARD: Final = (Reachability.SILENT, Reachability.AGENT_STOPPED)
 
 
-def want(state: Partition, host: Host, reason: str, *, spread_ticks: int = 0) -> None:
-    """Open a need, unless one is open, and ask at once if a request may go.
+def want(state: Partition, host: Host, reason: str, *, wait_ticks: int = 0, spread_ticks: int = 0) -> None:
+    """Open a need, unless one is open, and ask at once, or after `wait_ticks`, if a request may go.
 
     `spread_ticks`: where all hosts need the same, each is asked at its own moment within so many ticks, which is the
     same in every partition, so that the agent answers all of them by one snapshot.
@@ -34,7 +34,7 @@ def want(state: Partition, host: Host, reason: str, *, spread_ticks: int = 0) ->
     if host.repair is not None:
         return
     evidence = f"{state.number}:{state.generation}:{state.applied}:{reason}".encode()
-    wait = xxhash.xxh3_64_intdigest(host.id) % spread_ticks if spread_ticks else 0
+    wait = wait_ticks + (xxhash.xxh3_64_intdigest(host.id) % spread_ticks if spread_ticks else 0)
     host.repair = Repair(reason, xxhash.xxh3_128_digest(host.id + evidence), state.clock.pulse + wait)
     state.dirty_hosts[host.id] = None
     heapq.heappush(state.repairs, (host.repair.due, host.id))
@@ -82,11 +82,11 @@ def _send(state: Partition, host_id: HostId, repair: Repair) -> None:
     state.count("resyncs", repair.reason)
 
 
-def ask(state: Partition, host_id: HostId, reason: str, *, spread_ticks: int = 0) -> None:
+def ask(state: Partition, host_id: HostId, reason: str, *, wait_ticks: int = 0, spread_ticks: int = 0) -> None:
     """Open a need of a host, if it ever said anything here: else nothing of it was lost either."""
     host = state.hosts.get(host_id)
     if host is not None:
-        want(state, host, reason, spread_ticks=spread_ticks)
+        want(state, host, reason, wait_ticks=wait_ticks, spread_ticks=spread_ticks)
 
 
 def heard_again(state: Partition, host: Host) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.codec import decode, encode, header_of
 from schemas.facets.console import Console
-from schemas.ids import AgentEpoch, BootId, VmId, uuid_text
+from schemas.ids import AgentEpoch, VmId, uuid_text
 from schemas.intent import INTENT_KEY, IntentCopy
 from schemas.observation import ObservationBatch, ReportObservations, VmObservation
 from schemas.status import Doubt, GoneReason, Status
@@ -19,9 +19,9 @@ from streams.vms import core as rules
 from streams.vms import timers
 from streams.vms.births import birth
 from streams.vms.poison import rows_of
+from streams.vms.policy import ASK_MOST_TICKS
 from streams.vms.rows import heads_of
-from streams.vms.undo import Undo
-from tests.unit.streams.vms.scene import TOPIC_IDS, VM, Scene, changes_in, facets_of, host_id, run
+from tests.unit.streams.vms.scene import TOPIC_IDS, VM, Scene, changes_in, facets_of, run
 
 BAD = VmId(bytes([0xBA] * 16))
 GOOD = VmId(bytes([0x60] * 16))
@@ -177,6 +177,41 @@ def test_the_owners_forced_word_ends_it_and_a_partial_one_does_not(scene: Scene)
     assert not restarted(scene).state.suspects
 
 
+def answer(scene: Scene, *told: VmObservation) -> None:
+    """A forced snapshot of S that says this and answers what was asked last."""
+    forced = batch_of(scene, *told, force=True)
+    batch = decode(ObservationBatch, forced.value, forced.schema)
+    last = msgspec.structs.replace(batch.reports[0], answers=[scene.requests[-1].request_id])
+    scene.apply(encode(msgspec.structs.replace(batch, reports=[last])), forced.schema)
+
+
+def test_a_vm_whose_snapshot_failed_too_is_asked_for_again_once_its_changes_can_be_applied(scene: Scene) -> None:
+    isolate(scene, batch_of(scene, poison()))
+    answer(scene, poison())
+    host = scene.core.state.hosts[scene.speakers["S"].id]
+    assert (host.repair, scene.core.state.suspects, len(scene.requests)) == (None, {BAD}, 1)
+    for pause in ("user", "io_error"):
+        sound = batch_of(scene, VmObservation(BAD, facets_of("S", run("paused", pause=pause))))
+        scene.apply(sound.value, sound.schema)
+    scene.tick(ASK_MOST_TICKS - 10)
+    assert len(scene.requests) == 1, "changes that can be applied ask no more often than one need does"
+    scene.core = restarted(scene)
+    scene.tick(20)
+    assert [(one.reason, one.force, one.host_id) for one in scene.requests[1:]] == [("quarantine", True, host.id)]
+    answer(scene, VmObservation(BAD, facets_of("S", run("up"), Console())))
+    assert scene.last.availability.reasons == []
+    assert scene.core.state.suspects == set()
+    assert scene.core.state.hosts[host.id].repair is None
+
+
+def test_what_fails_again_asks_for_nothing_more(scene: Scene) -> None:
+    isolate(scene, batch_of(scene, poison()))
+    answer(scene, poison())
+    record = batch_of(scene, poison())
+    scene.apply(record.value, record.schema)
+    assert scene.core.state.hosts[scene.speakers["S"].id].repair is None
+
+
 def test_leaving_its_owner_ends_it(scene: Scene) -> None:
     isolate(scene, batch_of(scene, poison()))
     left = batch_of(scene, VmObservation(BAD, {}, GoneReason.UNDEFINED))
@@ -262,61 +297,6 @@ def test_a_timer_that_raises_is_stopped_with_its_vm(scene: Scene, monkeypatch: p
     scene.tick(10)
     assert [request.reason for request in scene.requests][-1] == "quarantine"
     assert timers.POWERING_UP not in {timer.kind for timer in restarted(scene).state.vms[BAD].timers}
-
-
-def test_care_costs_what_the_input_touches_and_not_what_the_partition_holds(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Copyable(set[VmId]):
-        """Counts how often it is copied."""
-
-        copies = 0
-
-        def copy(self) -> set[VmId]:
-            type(self).copies += 1
-            return set(self)
-
-    class Uncopied(dict[Any, Any]):
-        """All of the partition."""
-
-        def copy(self) -> Any:
-            raise AssertionError("the whole partition is copied")
-
-        def items(self) -> Any:
-            raise AssertionError("the whole partition is looked at")
-
-    def deep(queue: Any, memo: Any) -> Any:
-        raise AssertionError("timers are copied one by one")
-
-    isolate(scene, batch_of(scene, poison()))
-    for number in range(40):
-        scene.host(f"other{number}")
-    state = scene.core.state
-    state.vms, state.hosts = Uncopied(state.vms), Uncopied(state.hosts)
-    for host in state.hosts.values():
-        host.claims = Copyable(host.claims)
-    monkeypatch.setattr(timers.TimerQueue, "__deepcopy__", deep, raising=False)
-    record = batch_of(scene, poison(), VmObservation(GOOD, facets_of("S", run("paused", pause="user"))))
-    scene.apply(record.value, record.schema)
-    assert [letter["dlq.reason"] for letter in letters(scene.outputs)] == ["poison", "poison"]
-    assert scene.last.status is Status.PAUSED
-    assert 1 <= Copyable.copies <= 4, "of the host that spoke, once for each try"
-    assert (type(state.vms), type(state.hosts)) == (Uncopied, Uncopied)
-
-
-def test_a_host_first_heard_in_what_is_put_back_is_as_unknown_as_before(scene: Scene) -> None:
-    state = scene.core.state
-    stranger, boot = host_id("E"), BootId(bytes(16))
-    state.orphans[stranger] = {GOOD}
-    undo = Undo(state)
-    state.host(stranger, 0, boot).claims.add(BAD)
-    del state.vms[GOOD]
-    state.hosts[scene.speakers["S"].id].claims.clear()
-    undo.restore()
-    assert stranger not in state.hosts
-    assert state.orphans == {stranger: {GOOD}}
-    assert state.hosts[scene.speakers["S"].id].claims == {GOOD, BAD}
-    assert set(state.vms) == {GOOD, BAD}
 
 
 def test_an_input_that_nobody_can_be_blamed_for_is_put_aside_whole(
