@@ -115,6 +115,7 @@ class Outbox:
         self._touched: dict[int, PartitionCore] = {}
         self._receipts: list[Receipt] = []
         self._delivered: list[Wave] = []
+        self._sending = False
         self._urgent = False
         self._hurry = False
         self._quiet_since: float | None = None
@@ -332,7 +333,8 @@ class Outbox:
         return batch
 
     def _tell_if_sent(self) -> None:
-        if not self._receipts and not self._delivered:
+        # A wave under way is in neither list.
+        if not self._receipts and not self._delivered and not self._sending:
             self._sent.set()
             if not self._withdrawn:
                 self._idle.set()
@@ -341,6 +343,7 @@ class Outbox:
         self._check_fence()
         loop = asyncio.get_running_loop()
         self._cycle_began_at = loop.time()
+        self._sending = True
         remembered = self._with_rows(self._cycle_began_at)
         wave = self._seal()
         rows = merge_rows([row for one in remembered for row in one.rows])
@@ -352,6 +355,7 @@ class Outbox:
         if wave.receipts:
             wave.rows_due_at = loop.time() + (self._rows_seconds if wave.urgent else self._calm_seconds)
             self._delivered.append(wave)
+        self._sending = False
         acknowledged = [receipt for one in remembered for receipt in one.receipts]
         for receipt in acknowledged:
             receipt.feed.ack(receipt.record)

@@ -116,6 +116,27 @@ def test_what_raises_is_isolated_and_what_was_not_sent_yet_is_applied_again() ->
     assert bench.errors == []
 
 
+def test_a_core_is_loaded_anew_only_when_the_wave_under_way_is_durable() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        await bench.take(b"a")
+        await bench.outbox.flush()
+        bench.sender.gate.clear()
+        await bench.take(b"b", b"c")
+        await asyncio.sleep(0.05)
+        taking = asyncio.create_task(bench.take(b"poison", b"d"))
+        await asyncio.sleep(0.05)
+        assert bench.cores == []
+        bench.sender.gate.set()
+        await taking
+
+    run(bench, scenario)
+    assert [core.gaps for core in bench.cores] == [[]]
+    assert bench.values() == [b"", b"", b"", b"apart", b""]
+    assert bench.acknowledged() == [0, 1, 2, 3, 4]
+
+
 def test_others_go_on_with_what_they_had() -> None:
     bench = Bench()
     other = bench.lanes[1].core

@@ -193,6 +193,31 @@ def test_a_drain_does_not_wait_for_the_calm_time() -> None:
     _run(bench, scenario)
 
 
+def test_nothing_counts_as_sent_while_a_wave_is_under_way() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        bench.sender.gate.clear()
+        bench.put(0)
+        await asyncio.sleep(0.05)
+        bench.put(0)
+        bench.outbox.hold()
+        assert [receipt.record.offset for receipt in bench.outbox.withdraw(0)] == [1]
+        flushing = asyncio.create_task(bench.outbox.flush())
+        bench.outbox.redeemed()
+        draining = asyncio.create_task(bench.outbox.drain())
+        await asyncio.sleep(0.05)
+        assert not flushing.done()
+        assert not draining.done()
+        bench.sender.gate.set()
+        await flushing
+        assert [step.what for step in bench.journal.steps] == ["output", "row", "ack"]
+        await draining
+
+    _run(bench, scenario)
+    assert bench.errors == []
+
+
 def test_a_repeat_is_acknowledged_in_its_turn() -> None:
     bench = Bench()
 
