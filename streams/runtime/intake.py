@@ -88,8 +88,10 @@ class Intake:
 
     async def _try(self, lane: Lane, feed: Feed, record: InputRecord, trial: Trial) -> None:
         """Apply an input that may be what ended the process before this one."""
-        await self.isolation.begin(lane, trial)
+        # With nothing in flight a rebalance would be answered, and the partition be another's, while a row is written.
+        self._outbox.hold()
         try:
+            await self.isolation.begin(lane, trial)
             if trial.attempts >= ISOLATED_FROM and record.offset == trial.offset:
                 await self.isolation.marked(lane, feed, record, trial)
             elif (error := self._apply(lane, feed, record)) is not None:
@@ -97,6 +99,8 @@ class Intake:
         except NewerVersion:
             await self.isolation.take_back(lane, trial)
             raise
+        finally:
+            self._outbox.redeemed()
         if lane.next_offset < trial.until:
             await self._outbox.flush()
         else:

@@ -100,7 +100,7 @@ class Outbox:
         """
         self._check_batch = check_batch
         self.on_spoiled: Spoiled = _is_fatal
-        self._withdrawn = 0
+        self._held = 0
         self._flushing = 0
         self._sender = sender
         self._max_in_flight = max_in_flight
@@ -150,6 +150,11 @@ class Outbox:
         """Return when there is room for more."""
         await self._room.wait()
 
+    @property
+    def idle(self) -> bool:
+        """True when a `drain` would not wait."""
+        return self._idle.is_set()
+
     def hasten(self) -> None:
         """From now on nothing waits for company: the inputs in flight hold up a rebalance or a stop."""
         self._hurry = True
@@ -183,8 +188,8 @@ class Outbox:
             self._flushing -= 1
 
     def hold(self) -> None:
-        """Nothing counts as drained until `redeemed` is called: inputs are to be withdrawn and put again."""
-        self._withdrawn += 1
+        """Nothing counts as drained until `redeemed` is called: inputs are about to be put, or put again."""
+        self._held += 1
         self._idle.clear()
 
     def withdraw(self, partition: int) -> list[Receipt]:
@@ -206,8 +211,8 @@ class Outbox:
         self.put_repeat(receipt.feed, receipt.record)
 
     def redeemed(self) -> None:
-        """What was withdrawn is put again."""
-        self._withdrawn -= 1
+        """End of `hold`: what it was for is put."""
+        self._held -= 1
         self._tell_if_sent()
 
     async def write(self, partition: int, row: Row) -> None:
@@ -336,7 +341,7 @@ class Outbox:
         # A wave under way is in neither list.
         if not self._receipts and not self._delivered and not self._sending:
             self._sent.set()
-            if not self._withdrawn:
+            if not self._held:
                 self._idle.set()
 
     async def _cycle(self) -> None:

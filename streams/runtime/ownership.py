@@ -83,7 +83,7 @@ class Ownership:
     async def assign(self, partitions: Set[int], generation: int) -> None:
         """A generation of the group gave us these partitions: forget what we may not keep."""
         self.unsettle()
-        drained = self._outbox.in_flight == 0
+        drained = self._outbox.idle
         if not drained:
             # What an earlier generation applied must be in the log before that log is read.
             await self._outbox.drain()

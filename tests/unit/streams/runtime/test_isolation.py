@@ -240,6 +240,32 @@ def test_the_first_attempt_is_written_down_and_costs_nothing_more() -> None:
     assert bench.values() == [b"", b""]
 
 
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_rebalance_waits_for_an_input_whose_attempt_is_being_written_down(attempts: int) -> None:
+    bench = Bench(Trial(offset=0, attempts=attempts, until=1))
+
+    async def rebalance() -> None:
+        assert not bench.outbox.idle
+        await bench.outbox.drain()
+        assert bench.acknowledged() == [0]
+        bench.lanes.clear()
+
+    async def scenario() -> None:
+        bench.sender.gate.clear()
+        taking = asyncio.create_task(bench.take(b"a"))
+        await asyncio.sleep(0.05)
+        assert bench.sender.trials == []
+        waiting = asyncio.create_task(rebalance())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        bench.sender.gate.set()
+        await asyncio.gather(taking, waiting)
+
+    run(bench, scenario)
+    assert bench.outbox.idle
+    assert bench.errors == []
+
+
 def test_the_second_attempt_makes_each_input_durable_before_the_next() -> None:
     bench = Bench(Trial(offset=0, attempts=2, until=2))
 
