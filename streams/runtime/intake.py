@@ -15,7 +15,7 @@ from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox
 from streams.runtime.sender import Clock
 from streams.runtime.stage import Input
-from streams.runtime.trials import ISOLATED_FROM, Trial
+from streams.runtime.trials import ALONE_FROM, ISOLATED_FROM, Trial
 
 LogStart = Callable[[int], Awaitable[int]]
 """Offset of the first record an input partition still has, asked anew."""
@@ -96,14 +96,16 @@ class Intake:
                 await self.isolation.marked(lane, feed, record, trial)
             elif (error := self._apply(lane, feed, record)) is not None:
                 await self.isolation.failed(lane, feed, record, error)
+            if trial.attempts >= ALONE_FROM and record.offset == trial.offset:
+                await self.isolation.take_back(lane, trial)
         except NewerVersion:
             await self.isolation.take_back(lane, trial)
             raise
         finally:
             self._outbox.redeemed()
-        if lane.next_offset < trial.until:
+        if trial.attempts >= ALONE_FROM:
             await self._outbox.flush()
-        else:
+        if lane.next_offset >= trial.until:
             lane.trial = None
 
     def _applied(self, lane: Lane, given: Input) -> None:

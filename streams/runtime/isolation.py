@@ -24,7 +24,7 @@ from streams.runtime.inputs import Feed, InputRecord, input_of
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox, Receipt
 from streams.runtime.stage import WHOLE, Demand, Fits, Input, PartitionCore
-from streams.runtime.trials import Trial, row_of, untried
+from streams.runtime.trials import ALONE_FROM, Trial, begun, row_of, untried
 
 Reload = Callable[[Lane], Awaitable[PartitionCore]]
 """A fresh core of the lane's partition, from the table's log."""
@@ -87,10 +87,16 @@ class Isolation:
         """Write down, before the first input after a load is applied, that this process begins here."""
         if self._begun.get(lane.partition) is not lane:
             self._begun[lane.partition] = lane
-            await self._outbox.write(lane.partition, row_of(trial))
+            if trial.attempts >= ALONE_FROM:
+                # A death for what earlier inputs of other partitions caused would count against this one.
+                await self._outbox.flush()
+            await self._outbox.write(lane.partition, row_of(begun(trial)))
 
     async def take_back(self, lane: Lane, trial: Trial) -> None:
-        """Write down that this process ends for its own sake: the input is newer than itself."""
+        """Write down that this attempt is not to count: the core is done, or older than the input.
+
+        What the input caused must not be on its way yet.
+        """
         await self._outbox.write(lane.partition, row_of(untried(trial)))
 
     async def marked(self, lane: Lane, feed: Feed, record: InputRecord, trial: Trial) -> None:
@@ -101,11 +107,12 @@ class Isolation:
             attempts=trial.attempts,
             condemned=[part.hex() for part in trial.condemned],
         )
-        await self._outbox.flush()
         given = input_of(record)
 
         def before(names: Sequence[bytes]) -> None:
-            self._outbox.write_blocking(lane.partition, row_of(msgspec.structs.replace(trial, parts=tuple(names))))
+            # What is of no part, such as what follows the last one, is of the whole input.
+            parts = tuple(names) or (WHOLE,)
+            self._outbox.write_blocking(lane.partition, row_of(msgspec.structs.replace(trial, parts=parts)))
 
         try:
             demand = lane.core.isolate(given, trial.condemned, self._fits, before)
@@ -116,7 +123,6 @@ class Isolation:
         except Exception as error:
             await self.failed(lane, feed, record, error)
             return
-        await self._outbox.write(lane.partition, row_of(msgspec.structs.replace(trial, parts=())))
         self.isolated += 1
         lane.next_offset = given.offset + 1
         self._outbox.put(lane.partition, lane.core, feed, record, demand)

@@ -73,6 +73,10 @@ class EchoCore:
         if record.key == b"hopeless" and WHOLE not in condemned:
             self._unsealable = True
         before([b"part of %d" % record.offset])
+        if record.key == b"two parts":
+            before([b"second part"])
+        if record.key == b"tail":
+            before([])
         self.applied = record.offset
         return self._answer(record, b"apart")
 
@@ -135,6 +139,7 @@ class JournalSender:
         self.sends: list[tuple[int, int]] = []
         """Rows and outputs of each send."""
         self.purged = False
+        self.refuses_outputs = False
         self.trials: list[Trial] = []
         self.values: dict[tuple[int, bytes | None], bytes | None] = {}
 
@@ -142,6 +147,8 @@ class JournalSender:
         assert self.gate.wait(5)
         if self._failures_after is not None and len(self.sends) >= self._failures_after:
             raise DeliveryFailed("not delivered")
+        if self.refuses_outputs and outputs:
+            raise DeliveryFailed("outputs are not delivered")
         self.sends.append((len(rows), len(outputs)))
         for partition, row in rows:
             if row.key == TRIAL_KEY:
@@ -151,6 +158,10 @@ class JournalSender:
         for output in outputs:
             self.values[(output.partition, output.key)] = output.value
             self._note("output", output.partition, output.key or b"")
+
+    def fail_after(self, sends: int) -> None:
+        """Fail all but the next sends, this many of them."""
+        self._failures_after = len(self.sends) + sends
 
     def purge(self) -> None:
         self.purged = True

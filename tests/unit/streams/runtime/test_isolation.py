@@ -14,7 +14,7 @@ from streams.runtime.intake import Intake
 from streams.runtime.isolation import Isolation
 from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.outbox import Outbox
-from streams.runtime.sender import RECORD_OVERHEAD_BYTES, Limits
+from streams.runtime.sender import RECORD_OVERHEAD_BYTES, DeliveryFailed, Limits
 from streams.runtime.stage import WHOLE, PartitionCore
 from streams.runtime.trials import Trial, next_trial
 from tests.unit.streams.runtime.doubles import EchoCore, FakeRecord, Journal, JournalFeed, JournalSender
@@ -277,7 +277,7 @@ def test_the_second_attempt_makes_each_input_durable_before_the_next() -> None:
     run(bench, scenario)
     steps = [step.what for step in bench.journal.steps if step.offset < 2]
     assert steps == ["output", "row", "ack"] * 2
-    assert len(bench.sender.trials) == 1
+    assert [trial.attempts for trial in bench.sender.trials] == [2, 1]
 
 
 def test_the_third_attempt_marks_every_part_and_takes_the_mark_away() -> None:
@@ -288,7 +288,7 @@ def test_the_third_attempt_marks_every_part_and_takes_the_mark_away() -> None:
         await bench.take(b"a", b"b")
 
     run(bench, scenario)
-    assert [one.parts for one in bench.sender.trials] == [(), (b"part of 0",), ()]
+    assert [one.parts for one in bench.sender.trials] == [(WHOLE,), (b"part of 0",), ()]
     core = bench.lanes[0].core
     assert isinstance(core, EchoCore)
     assert core.isolated == [(0, (b"other",))]
@@ -305,3 +305,67 @@ def test_an_input_that_is_newer_than_the_process_is_not_held_against_it(attempts
     written = bench.sender.trials[-1]
     assert next_trial(written, 0, 100).attempts == attempts
     assert bench.acknowledged() == []
+
+
+@pytest.mark.parametrize("attempts", [2, 3, 4, 7])
+def test_a_death_for_what_can_not_be_delivered_is_not_held_against_the_input(attempts: int) -> None:
+    trial = Trial(offset=0, attempts=attempts, until=1, condemned=(b"one",), suspects=(b"other",))
+    bench = Bench(trial)
+    bench.sender.refuses_outputs = True
+
+    run_until_it_ends(bench, b"a")
+    assert isinstance(bench.errors[0], DeliveryFailed)
+    assert next_trial(bench.sender.trials[-1], 0, 1) == trial
+    assert bench.acknowledged() == []
+
+
+def test_a_death_for_what_others_caused_is_not_held_against_the_input() -> None:
+    bench = Bench(Trial(offset=0, attempts=4, until=1))
+    bench.sender.refuses_outputs = True
+
+    async def ahead() -> None:
+        await bench.take(b"a", partition=1)
+
+    run_until_it_ends(bench, b"a", ahead=ahead)
+    assert isinstance(bench.errors[0], DeliveryFailed)
+    assert bench.sender.trials == []
+
+
+def test_a_mark_that_can_not_be_written_condemns_nothing() -> None:
+    bench = Bench(Trial(offset=0, attempts=3, until=1))
+    # The attempt and the mark of the first part are written, that of the second is not.
+    bench.sender.fail_after(2)
+
+    with pytest.raises(DeliveryFailed):
+        asyncio.run(bench.take(b"two parts"))
+    last = bench.sender.trials[-1]
+    assert last.parts == (b"part of 0",)
+    assert next_trial(last, 0, 1).condemned == ()
+
+
+def test_a_death_behind_the_last_part_is_one_of_the_whole_input() -> None:
+    bench = Bench(Trial(offset=0, attempts=3, until=1))
+
+    async def scenario() -> None:
+        await bench.take(b"tail")
+
+    run(bench, scenario)
+    assert [one.parts for one in bench.sender.trials] == [(WHOLE,), (b"part of 0",), (WHOLE,), ()]
+
+
+def run_until_it_ends(bench: Bench, key: bytes, ahead: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Take an input and wait until the outbox ends the process."""
+
+    async def main() -> None:
+        if ahead is not None:
+            await ahead()
+        sending = asyncio.create_task(bench.outbox.run())
+        taking = asyncio.create_task(bench.take(key))
+        await asyncio.wait_for(sending, 10)
+        # What it does wrongly it does at once.
+        await asyncio.wait({taking}, timeout=0.1)
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        bench.outbox.close()
+
+    uvloop.run(main())

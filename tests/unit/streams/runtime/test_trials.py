@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from streams.runtime.stage import WHOLE
-from streams.runtime.trials import ISOLATED_FROM, MOST_ALONE, Trial, next_trial, row_of, trial_of
+from streams.runtime.trials import ISOLATED_FROM, MOST_ALONE, Trial, begun, next_trial, row_of, trial_of, untried
 
 
 def test_a_process_that_got_further_begins_at_one_again() -> None:
@@ -29,27 +30,44 @@ def test_behind_what_was_applied_alone_nothing_is_suspected() -> None:
     assert next_trial(Trial(offset=7, attempts=2, until=20), 20, 30) == Trial(offset=20, attempts=1)
 
 
-def test_a_part_that_was_marked_at_a_death_is_left_out_from_then_on() -> None:
+def test_a_part_that_was_marked_at_two_deaths_is_left_out_from_then_on() -> None:
     fourth = next_trial(Trial(offset=11, attempts=3, until=12, parts=(b"a", b"b")), 11, 12)
-    assert (fourth.attempts, fourth.condemned, fourth.parts) == (4, (b"a", b"b"), ())
-    fifth = next_trial(Trial(offset=11, attempts=4, until=12, parts=(b"c",), condemned=(b"a", b"b")), 11, 12)
-    assert fifth.condemned == (b"a", b"b", b"c")
-    assert next_trial(fifth, 12, 13).condemned == ()
+    assert (fourth.attempts, fourth.condemned, fourth.suspects, fourth.parts) == (4, (), (b"a", b"b"), ())
+    fifth = next_trial(msgspec.structs.replace(fourth, parts=(b"b", b"c")), 11, 12)
+    assert (fifth.condemned, fifth.suspects) == ((b"b",), (b"a", b"c"))
+    sixth = next_trial(msgspec.structs.replace(fifth, parts=(b"c",)), 11, 12)
+    assert (sixth.condemned, sixth.suspects) == ((b"b", b"c"), (b"a",))
+    behind = next_trial(sixth, 12, 13)
+    assert (behind.condemned, behind.suspects) == ((), ())
 
 
-def test_deaths_at_no_part_leave_out_the_whole_input() -> None:
+def test_two_deaths_before_any_part_leave_out_the_whole_input() -> None:
     trial = Trial(offset=11, attempts=1)
     for _ in range(3):
-        trial = next_trial(trial, 11, 12)
+        trial = next_trial(begun(trial), 11, 12)
         assert trial.condemned == ()
-    assert next_trial(trial, 11, 12).condemned == (WHOLE,)
+    assert next_trial(begun(trial), 11, 12).condemned == (WHOLE,)
+
+
+def test_deaths_once_the_core_was_done_count_against_nobody() -> None:
+    trial = Trial(offset=11, attempts=2, until=12)
+    for _ in range(6):
+        assert next_trial(untried(trial), 11, 12) == trial
+    isolated = next_trial(begun(trial), 11, 12)
+    for _ in range(6):
+        assert next_trial(untried(isolated), 11, 12) == isolated
+
+
+def test_a_death_at_a_later_input_points_at_it_even_when_the_attempt_was_taken_back() -> None:
+    later = next_trial(untried(Trial(offset=7, attempts=2, until=20)), 11, 30)
+    assert (later.offset, later.attempts) == (11, ISOLATED_FROM)
 
 
 def test_deaths_at_earlier_inputs_never_leave_out_a_later_one() -> None:
     """A worker killed again and again from outside gets further each time: all its inputs are innocent."""
     trial = Trial(offset=7, attempts=1)
     for offset in (7, 7, 7, 8, 20, 60, 61, 61):
-        trial = next_trial(trial, offset, 1_000)
+        trial = next_trial(begun(trial), offset, 1_000)
         assert trial.condemned == ()
     assert trial.attempts == ISOLATED_FROM + 1
 
