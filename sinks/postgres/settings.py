@@ -62,7 +62,7 @@ class BatchSettings(SubSettings):
     """More gains little and costs latency and memory."""
     bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """Of Kafka message values."""
-    linger_seconds: float = Field(default=0.01, ge=0, le=5)
+    linger_seconds: float = Field(default=0.007, ge=0, le=5)
     """Least time between the beginnings of two transactions. A change that comes after a quiet time does not wait."""
 
 
