@@ -6,6 +6,7 @@ lower (somebody wrote a field that this version does not have) and ignored above
 ignored. An internal record of a later minor that can not be read even so is not damaged: this process is too old.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, TypeVar, cast
@@ -73,6 +74,14 @@ def encode(record: msgspec.Struct) -> bytes:
 def header_of(kind: type[Record]) -> bytes:
     """Value of the `schema` header for this record type."""
     return str(kind.SCHEMA).encode("ascii")
+
+
+def schema_in(headers: Iterable[tuple[str, bytes]] | None) -> bytes | None:
+    """Value of the `schema` header among the headers of a message; None when there is none."""
+    for name, value in headers or ():
+        if name == SCHEMA_HEADER:
+            return value
+    return None
 
 
 @cache

@@ -17,7 +17,7 @@ from infra.runtime.kafka import make_consumer, unreachable
 from infra.runtime.settings import KafkaSettings
 from infra.runtime.topics import HOST_STATE, VM_STATE
 from schemas.change import Cause, Evidence, change_id
-from schemas.codec import SCHEMA_HEADER, NewerMajorError, RecordError, decode
+from schemas.codec import NewerMajorError, RecordError, decode, schema_in
 from schemas.host_change import HostChange, HostState
 from schemas.vm_change import VmChange
 from schemas.vm_state import VmFacet, VmHead
@@ -60,7 +60,7 @@ class StateImages:
         for message in self._messages(VM_STATE, partition):
             key = (message.key() or b"").decode("ascii", "replace")
             if wanted is None or key[:_ID_CHARACTERS] in wanted:
-                gathering.add(key, message.value(), _header(message), int(message.offset() or 0))
+                gathering.add(key, message.value(), schema_in(message.headers()), int(message.offset() or 0))
         return gathering.images(partition)
 
     def hosts(self, partition: int, wanted: Collection[str] | None = None) -> dict[str, Incoming]:
@@ -71,7 +71,7 @@ class StateImages:
             key = (message.key() or b"").decode("ascii", "replace")
             if value is None or (wanted is not None and key not in wanted):
                 continue
-            state = decode(HostState, value, _header(message))
+            state = decode(HostState, value, schema_in(message.headers()))
             known = newest.get(key)
             if known is None or (state.incarnation, state.version) >= (known[0].incarnation, known[0].version):
                 newest[key] = state, int(message.offset() or 0)
@@ -110,10 +110,6 @@ def _read(consumer: Any, place: confluent_kafka.TopicPartition, end: int, where:
                 raise TransientError(f"reading failed: {message.error().str()}", where=where)
             if message.offset() < end:
                 yield message
-
-
-def _header(message: Any) -> bytes | None:
-    return next((value for name, value in message.headers() or () if name == SCHEMA_HEADER), None)
 
 
 class VmImages:

@@ -27,7 +27,7 @@ from infra.runtime.log import get_logger
 from infra.runtime.metrics import Metrics
 from infra.runtime.topics import HOST_CHANGES, VM_CHANGES, TopicAdmin
 from infra.runtime.watchdog import Heartbeat, Watchdog
-from schemas.codec import SCHEMA_HEADER
+from schemas.codec import schema_in
 from schemas.host_change import HostChange
 from schemas.vm_change import VmChange
 from sinks.postgres.committer import Committer, Done
@@ -275,8 +275,7 @@ class PostgresSink:
         if (error := message.error()) is not None:
             self._kafka_error(error, message)
             return
-        headers = message.headers() or ()
-        header = next((value for name, value in headers if name == SCHEMA_HEADER), None)
+        header = schema_in(message.headers())
         self._gathering.add(Arrived(message.topic(), message.partition(), message.offset(), header, message.value()))
 
     def _kafka_error(self, error: confluent_kafka.KafkaError, message: Any) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from schemas.codec import SCHEMA_HEADER
+from schemas.codec import schema_in
 from streams.runtime.stage import Input
 
 
@@ -38,13 +38,5 @@ def input_of(record: InputRecord) -> Input:
         appended_at=record.timestamp * 1_000_000,
         key=record.key,
         value=record.value or b"",
-        schema=_schema(record.headers),
+        schema=schema_in(record.headers),
     )
-
-
-def _schema(headers: Any) -> bytes | None:
-    for name, value in headers or ():
-        if name == SCHEMA_HEADER:
-            found: bytes | None = value
-            return found
-    return None

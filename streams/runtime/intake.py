@@ -137,6 +137,3 @@ class Intake:
             next_offset=gap.next_offset,
         )
         return True
-
-    def _where(self, lane: Lane, offset: int) -> str:
-        return f"{self._input_topic}[{lane.partition}]@{offset}"

@@ -47,7 +47,7 @@ from streams.vms.rivals import end_grace, judge, judge_all, on_rival
 from streams.vms.rows import GENERATION_BITS, seal
 from streams.vms.state import Claim, Host, Partition, Vm
 from streams.vms.sums import compare
-from streams.vms.turn import Proof, Turn
+from streams.vms.turn import Proof, Turn, proof_of_report, proof_of_tick
 
 ID_BYTES: Final = 16
 _SEEN_BITS: Final = 16
@@ -211,16 +211,7 @@ class VmsCore:
         return self.make_turn(state, at, (at + 1 << _SEEN_BITS) + index, proof)
 
     def _report(self, record: Input, batch: ObservationBatch, index: int, report: ReportObservations) -> None:
-        proof = Proof(
-            source=batch.source,
-            log=batch.log,
-            offset=report.offset,
-            appended_at=report.appended_at,
-            observed_at=report.observed_at,
-            host=report.host_id,
-            boot=report.boot_id,
-            seq=report.seq,
-        )
+        proof = proof_of_report(batch, report)
         turn = self.turn(record.offset, index, proof)
         turn.force = report.force
         host = self.state.host(report.host_id, batch.source, report.boot_id)
@@ -253,7 +244,7 @@ class VmsCore:
     def _hear_clock(self, record: Input, batch: ObservationBatch) -> None:
         state = self.state
         moved = state.clock.hear(batch.source, batch.log, batch.tick, batch.tick_at)
-        proof = Proof(batch.source, batch.log, -1, batch.tick_at, batch.tick_at, tick=batch.tick)
+        proof = proof_of_tick(batch)
         if moved.left_out or moved.caught_up:
             self._show_unread(self.turn(record.offset, 0, proof), moved.left_out, batch.source, moved.caught_up)
         if state.late_hosts and state.clock.caught_up(batch.source):

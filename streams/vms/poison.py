@@ -29,7 +29,7 @@ from streams.vms.policy import ASK_MOST_TICKS
 from streams.vms.repairs import ask
 from streams.vms.rows import seal
 from streams.vms.state import Partition, Vm
-from streams.vms.turn import Proof, Turn
+from streams.vms.turn import Proof, Turn, proof_of_report, proof_of_tick
 from streams.vms.undo import Undo, VmCopy, Watch
 
 if TYPE_CHECKING:
@@ -238,22 +238,6 @@ def _place_of(batch: ObservationBatch, vm_id: VmId) -> tuple[ReportObservations,
     return None
 
 
-def _proof(batch: ObservationBatch, report: ReportObservations | None) -> Proof:
-    """Of a report; without one, of the tick that the batch forwards."""
-    if report is None:
-        return Proof(batch.source, batch.log, -1, batch.tick_at, batch.tick_at, tick=batch.tick)
-    return Proof(
-        source=batch.source,
-        log=batch.log,
-        offset=report.offset,
-        appended_at=report.appended_at,
-        observed_at=report.observed_at,
-        host=report.host_id,
-        boot=report.boot_id,
-        seq=report.seq,
-    )
-
-
 def _quarantine(core: VmsCore, record: Input, batch: ObservationBatch, fault: Fault, *, letter: bool = True) -> None:
     """Show the VM as not known, put aside what was said of it, and ask its hosts for all they know."""
     state, vm_id = core.state, fault.vm_id
@@ -274,7 +258,8 @@ def _quarantine(core: VmsCore, record: Input, batch: ObservationBatch, fault: Fa
     is_new = vm_id not in state.suspects
     state.suspects.add(vm_id)
     if vm is not None:
-        _show(core, record, vm, _proof(batch, report), quarantined=True)
+        proof = proof_of_tick(batch) if report is None else proof_of_report(batch, report)
+        _show(core, record, vm, proof, quarantined=True)
     if is_new and letter:
         for host_id in asked:
             ask(state, host_id, "quarantine")
@@ -355,7 +340,8 @@ def _lift(
             continue
         claim = vm.owner_claim
         if (said is not None and said[0] == vm.owner) or claim is None or claim.ended:
-            _show(core, record, vm, _proof(batch, None if said is None else said[1]), quarantined=False)
+            proof = proof_of_tick(batch) if said is None else proof_of_report(batch, said[1])
+            _show(core, record, vm, proof, quarantined=False)
             if not vm.quarantined:
                 state.suspects.discard(vm_id)
                 state.count("quarantines", "lifted")

@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.change import Cause, Exit
 from schemas.ids import BootId, HostId, RunId, VmId
+from schemas.observation import ObservationBatch, ReportObservations
 from schemas.status import ALIVE, ENDED, Doubt, Status
 from streams.vms.facets import NO_FACETS, PackedFacets, Readings, after_end
 from streams.vms.state import Host, Partition, Vm
@@ -30,6 +31,25 @@ class Proof(msgspec.Struct, frozen=True, gc=False):
     @property
     def position(self) -> tuple[int, int]:
         return self.log, self.offset
+
+
+def proof_of_report(batch: ObservationBatch, report: ReportObservations) -> Proof:
+    """What a report of this batch says is proven by the report."""
+    return Proof(
+        source=batch.source,
+        log=batch.log,
+        offset=report.offset,
+        appended_at=report.appended_at,
+        observed_at=report.observed_at,
+        host=report.host_id,
+        boot=report.boot_id,
+        seq=report.seq,
+    )
+
+
+def proof_of_tick(batch: ObservationBatch) -> Proof:
+    """What follows from time is proven by the tick that this batch forwards."""
+    return Proof(batch.source, batch.log, -1, batch.tick_at, batch.tick_at, tick=batch.tick)
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
